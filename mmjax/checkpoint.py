@@ -1,0 +1,141 @@
+"""Checkpoints of the train state in a directory; the only file that imports orbax.
+
+A step directory holds three items: `params`, `rest` (optimizer state, step, random key) and `meta` (JSON).
+Finetuning, evaluation and loading read `params` and `meta` alone.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """When to save, besides after the last step, and what to keep."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = 10.0
+    keep_last: int = 2
+    keep_every: int | None = None  # steps; multiples of it are kept for ever
+
+    def __post_init__(self):
+        if self.keep_last < 1:
+            raise ValueError(f"keep_last={self.keep_last} must be at least 1")
+        for name in ("every_steps", "every_minutes", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value} must be positive, or None for never")
+
+
+class Checkpoints:
+    """Saves asynchronously and atomically: a killed save leaves the steps before it intact."""
+
+    def __init__(self, directory: pathlib.Path, config: Checkpointing):
+        self._config = config
+        self._saved_at_s = time.monotonic()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep_last,
+            keep_period=config.keep_every,
+            # Deletion renames first: a kill while deleting would else leave half a step that is still listed.
+            todelete_subdir="deleted",
+            cleanup_tmp_directories=True,
+        )
+        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        return self._manager.latest_step()
+
+    def due(self, step: int) -> bool:
+        """Whether `step` is one to save at; the same answer in every process."""
+        if self._config.every_steps is not None and step % self._config.every_steps == 0:
+            return True
+        if self._config.every_minutes is None:
+            return False
+        due = time.monotonic() - self._saved_at_s > 60 * self._config.every_minutes
+        # Clocks of hosts differ, and a save that only some of them begin would never end.
+        return bool(multihost_utils.broadcast_one_to_all(due)) if jax.process_count() > 1 else due
+
+    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]):
+        """Begins to save `state`, which has a key `params`; returns once the arrays are copied.
+
+        Raises:
+            ValueError: this save, or the one before it, failed; the message says why and what is kept.
+        """
+        self._saved_at_s = time.monotonic()
+        if step == self.latest():
+            return
+        rest = {name: value for name, value in state.items() if name != "params"}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state["params"]),
+            rest=ocp.args.StandardSave(rest),
+            meta=ocp.args.JsonSave(meta),
+        )
+        try:
+            written = self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            raise self._failure(step, error) from error
+        if not written:
+            raise ValueError(f"checkpoint of step {step} was not written to {self._manager.directory}")
+
+    def wait(self):
+        """Returns once the last save is on disk; raises ValueError as `save` does."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(None, error) from error
+
+    def restore(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The latest step as (state, meta), laid out as the `jax.ShapeDtypeStruct`s of `state` say."""
+        rest = {name: value for name, value in state.items() if name != "params"}
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(state["params"]),
+            rest=ocp.args.StandardRestore(rest),
+            meta=ocp.args.JsonRestore(),
+        )
+        restored = self._manager.restore(self.latest(), args=items)
+        return {"params": restored["params"], **restored["rest"]}, restored["meta"]
+
+    def close(self):
+        self._manager.close()
+
+    def _failure(self, step, error) -> ValueError:
+        what = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
+        text = str(error)
+        reason = "no space left on the device" if "No space left" in text else text.split("\n")[0][:300]
+        return ValueError(
+            f"{what} could not be written to {self._manager.directory}: {reason}; "
+            f"kept: steps {self._manager.all_steps()}; free space, then run the same command again"
+        )
+
+
+def saved_steps(directory: pathlib.Path) -> list[int]:
+    """Steps that can be restored from `directory`, in order; empty where there is no such directory."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+
+
+def restore_params(directory: pathlib.Path, params, step: int):
+    """The parameters of one step and nothing else, laid out as `params` says.
+
+    Args:
+        params: tree of `jax.ShapeDtypeStruct`s, with shardings or without.
+
+    Raises:
+        ValueError: the step's parameters are of another shape or structure.
+    """
+    with ocp.CheckpointManager(
+        directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(params))
+        try:
+            return manager.restore(step, args=items)["params"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"step {step} of {directory} does not fit the config beside it: {error}"
+            ) from error

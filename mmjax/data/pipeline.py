@@ -1,0 +1,105 @@
+"""The training stream: a source's examples, shuffled every epoch, augmented, tokenised and batched.
+
+Example g of the stream (its *global index*) is a function of the source, the seed and g alone: order and
+randomness depend neither on the number of reader threads nor on the number of processes, and a run goes on
+exactly where it stopped from one integer, the global index of its next example.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mmjax.data import Batch, Source, geometry
+from mmjax.data.captions import FirstCaption
+from mmjax.data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """What is trained on and how it is read."""
+
+    train: Source
+    batch_size: int  # examples of one step, over all devices of all processes
+    geometry: tuple[Callable, ...]  # on the host, in order; the last fixes the size
+    captions: Callable = FirstCaption()  # which of an example's texts is its caption
+    seed: int = 0
+    threads: int = 2  # reader threads a process
+    ahead: int = 8  # batches read ahead
+
+    def __post_init__(self):
+        if self.threads < 1 or self.ahead < 1:
+            raise ValueError(f"threads={self.threads} and ahead={self.ahead} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepare:
+    """One example of the source as the arrays that a batch stacks."""
+
+    data: Data
+    tokenizer: Tokenizer
+
+    def __call__(self, example, rng: np.random.Generator):
+        caption = self.data.captions(example["text"], rng)
+        return {
+            "image": geometry.apply(self.data.geometry, example["image"], rng),
+            "text": self.tokenizer([caption])[0],
+            "id": np.int32(example["id"]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The rows of every global batch that one process feeds: contiguous, as its devices lie in the mesh."""
+
+    examples: object  # the whole stream, by global index
+    batch_size: int
+    process: int
+    processes: int
+
+    def __len__(self):
+        return len(self.examples) // self.batch_size * (self.batch_size // self.processes)
+
+    def __getitem__(self, index):
+        batch, row = divmod(index, self.batch_size // self.processes)
+        return self.examples[
+            batch * self.batch_size + self.process * (self.batch_size // self.processes) + row
+        ]
+
+
+def batches(
+    data: Data, tokenizer: Tokenizer, *, start: int = 0, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """This process's rows of every batch from global index `start` on, without end.
+
+    Raises:
+        ValueError: the source is smaller than one batch; `batch_size` does not divide over the processes;
+            `start` is not the first example of a batch; grain is not installed.
+    """
+    if len(data.train) < data.batch_size:
+        raise ValueError(
+            f"batch_size={data.batch_size}, but the training data has {len(data.train)} examples"
+        )
+    if data.batch_size % processes:
+        raise ValueError(
+            f"batch_size={data.batch_size} does not divide over {processes} processes; "
+            f"use a multiple of {processes}"
+        )
+    if start % data.batch_size:
+        raise ValueError(f"start={start} is not a multiple of batch_size={data.batch_size}")
+    grain = _grain()
+    examples = grain.MapDataset.source(data.train).seed(data.seed).shuffle().repeat(None)
+    examples = examples.random_map(_Prepare(data, tokenizer))
+    rows = grain.MapDataset.source(_Rows(examples, data.batch_size, process, processes))
+    options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
+    iterator = iter(rows.batch(data.batch_size // processes, drop_remainder=True).to_iter_dataset(options))
+    iterator.set_state({"next_index": start // data.batch_size})
+    return iterator
+
+
+def _grain():
+    try:
+        import grain
+    except ImportError:
+        raise ValueError("the training stream needs grain: pip install grain") from None
+    return grain

@@ -1,0 +1,79 @@
+"""Evaluators: what they are given and what they return.
+
+An **evaluator** is one frozen dataclass in one file of this folder. It is given functions that embed, never
+parameters, so the same evaluator serves the training loop, a loaded model and any other encoder.
+`docs/adding.md` shows how to add one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from mmjax.data import Source
+
+Embed = dict[str, Callable[[Sequence[Any]], np.ndarray]]
+"""`image`: sequence of uint8 [H, W, C] arrays -> unit-norm float32 [N, E]; `text`: sequence of strings ->
+unit-norm float32 [N, E]. The sequence only needs `len` and slices, so that a process reads its own part of
+it. Rows come back in order, exact for any N; the work is spread over the mesh."""
+
+
+class Match(NamedTuple):
+    """One result of a query."""
+
+    item: str | np.ndarray  # a caption, or a picture as uint8 [H, W, C]
+    score: float  # cosine similarity
+    right: bool
+
+
+class Row(NamedTuple):
+    """One query of a gallery and its best matches, best first."""
+
+    query: str | np.ndarray
+    matches: tuple[Match, ...]
+    truth: str | np.ndarray | None = None  # what should have come first, where it did not
+
+
+class Gallery(NamedTuple):
+    """Queries beside what they found."""
+
+    title: str
+    note: str
+    rows: tuple[Row, ...]
+
+
+class Heatmap(NamedTuple):
+    """Similarities of every picture of a batch (rows) with every caption (columns).
+
+    Where it is square, caption i belongs to picture i.
+    """
+
+    title: str
+    note: str
+    images: tuple[np.ndarray, ...]
+    texts: tuple[str, ...]
+    values: np.ndarray  # [len(images), len(texts)]
+
+
+class Report(NamedTuple):
+    """What an evaluator found: metrics by short name (`i2t_r1`), and pictures for the HTML report.
+
+    A metric `<metric>_chance` is what `<metric>` would be for embeddings that carry no information; the HTML
+    report shows it beside the metric.
+    """
+
+    metrics: dict[str, float]
+    pictures: tuple[Gallery | Heatmap, ...] = ()
+
+
+class Evaluator(Protocol):
+    """A frozen dataclass with these fields and whatever else it needs."""
+
+    name: str  # data set and split as metrics name it: `val/<name>/i2t_r1`
+    source: Source  # the pictures and texts it evaluates on
+    every_steps: int  # between evaluations in the loop; 0 evaluates after the last step only
+
+    def prepare(self) -> None:
+        """Makes its data ready, before the first step; raises ValueError with the remedy where it cannot."""
+
+    def __call__(self, embed: Embed) -> Report: ...

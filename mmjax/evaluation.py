@@ -1,0 +1,81 @@
+"""Runs a config's evaluators when they are due, writes what they find, and reports it at the end."""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import rich.console
+import rich.table
+
+from mmjax import config, metrics
+from mmjax.evals import Embed, Evaluator, Report, report
+
+log = logging.getLogger("mmjax")
+
+
+class Evaluation:
+    """The evaluators of a run and the last report of each, by label."""
+
+    def __init__(self, evaluators: dict[str, Evaluator], steps: int, writer: metrics.Writer):
+        self._evaluators = evaluators
+        self._steps = steps
+        self._writer = writer
+        self.reports: dict[str, tuple[str, Report]] = {}
+
+    def due(self, step: int) -> dict[str, Evaluator]:
+        """All after the last step, and each at multiples of its `every_steps`."""
+        return {
+            label: evaluator
+            for label, evaluator in self._evaluators.items()
+            if step == self._steps or (evaluator.every_steps and step % evaluator.every_steps == 0)
+        }
+
+    def run(self, step: int, embed: Embed):
+        """Evaluates what is due after `step`.
+
+        Raises:
+            ValueError: two evaluators of one name found the same metric.
+        """
+        found = {}
+        for label, evaluator in self.due(step).items():
+            with metrics.phase(f"evaluating {label}"):
+                report_ = evaluator(embed)
+            self.reports[label] = (evaluator.name, report_)
+            for metric, value in report_.metrics.items():
+                name = f"val/{evaluator.name}/{metric}"
+                if name in found:
+                    raise ValueError(f"two evaluators write {name}; give evals.{label} another name")
+                found[name] = value
+        if found:
+            self._writer.write(step, found)
+            log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+
+
+def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: list[str]):
+    """Writes `report.html`, prints the table of results, and says where to look."""
+    if jax.process_index() != 0:
+        return
+    reports = evaluation.reports
+    page = directory / "report.html"
+    report.write(
+        page,
+        title=f"mmjax: {directory.name}",
+        config_text=config.show(cfg),
+        history=metrics.read(directory / "metrics.jsonl"),
+        reports=reports,
+        environment=json.loads((directory / "env.json").read_text()),
+        licences=licences,
+    )
+    table = rich.table.Table("data set", "metric", "value", title="results after the last step")
+    for name, found in reports.values():
+        for metric, value in found.metrics.items():
+            table.add_row(name, metric, f"{value:.4f}")
+        table.add_section()
+    console = rich.console.Console(record=True, width=100, file=None)
+    with console.capture() as capture:
+        console.print(table)
+    log.info("%s", capture.get())
+    log.info("report: %s", page)
+    log.info("model:  m = mmjax.load(%r)", str(directory))

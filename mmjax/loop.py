@@ -1,0 +1,223 @@
+"""The training loop: feeds batches to a step function, and logs, evaluates and checkpoints between steps.
+
+There is one loop. A new way to train is a new `step`.
+"""
+
+import collections
+import dataclasses
+import logging
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mmjax import sharding
+from mmjax.checkpoint import Checkpoints
+from mmjax.metrics import Writer
+
+log = logging.getLogger("mmjax")
+
+# Steps that may be under way on the devices at once: enough that they never wait for the host.
+_IN_FLIGHT = 2
+_LINE_EVERY_S = 5.0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and its state is saved."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What `fit` needs besides the state: all of it fixed for the run."""
+
+    step: Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]  # (state, batch) -> (state, metrics)
+    mesh: Mesh
+    steps: int
+    batch_size: int
+    log_every: int  # steps between lines of metrics.jsonl
+    flops_per_s: tuple[float, float]  # of one step: model FLOPs; of all devices: FLOP/s at their peak
+    evaluate: Callable[[int, Any], None]  # (step, state): runs the evaluators that are due after that step
+    writer: Writer
+    checkpoints: Checkpoints
+    meta: Callable[[int], dict[str, Any]]  # what a checkpoint of a step holds besides the state
+
+
+def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
+    """Trains from step `start` to `loop.steps`; returns the last state.
+
+    Ctrl-C and SIGTERM save a checkpoint first.
+
+    Raises:
+        Interrupted: asked to stop; the message says at which step it was saved.
+        ValueError: a checkpoint could not be written.
+    """
+    if start:
+        # What was due after the checkpointed step may have been cut short.
+        loop.evaluate(start, state)
+    if start == loop.steps:
+        return state
+    device_batches = _prefetch(batches, loop.mesh)
+    meter = _Meter(loop, start)
+    with _StopSignals() as stop:
+        for step in range(start + 1, loop.steps + 1):
+            with meter.waiting():
+                batch = next(device_batches)
+            state, metrics = loop.step(state, batch)
+            meter.add(step, metrics)
+            last = step == loop.steps
+            if last or stop.asked or loop.checkpoints.due(step):
+                # The lines up to a checkpoint are on disk before it is: a resumed run writes all later ones.
+                meter.flush()
+                loop.checkpoints.save(step, state, loop.meta(step))
+            if stop.asked and not last:
+                loop.checkpoints.wait()
+                raise Interrupted(f"stopped by {stop.asked} and saved at step {step}")
+            with meter.paused():
+                loop.evaluate(step, state)
+    loop.checkpoints.wait()
+    return state
+
+
+def _prefetch(batches, mesh):
+    """Batches as global arrays, the next one on its way to the devices while a step runs."""
+    ready = sharding.put_batch(mesh, next(batches))
+    while True:
+        coming = sharding.put_batch(mesh, next(batches))
+        yield ready
+        ready = coming
+
+
+class _Meter:
+    """Collects the metrics of steps as the devices finish them, and times what the host waited for."""
+
+    def __init__(self, loop: Loop, start: int):
+        self._loop = loop
+        self._in_flight = collections.deque()
+        self._begin(start)
+        self._line_s = self._since_s
+
+    def _begin(self, step):
+        """A new interval of throughput, after `step`."""
+        self._since_s, self._since_step, self._data_s = time.monotonic(), step, 0.0
+
+    def waiting(self):
+        return _Timed(lambda seconds: setattr(self, "_data_s", self._data_s + seconds))
+
+    def paused(self):
+        """Time that does not count as training."""
+        return _Timed(lambda seconds: setattr(self, "_since_s", self._since_s + seconds))
+
+    def add(self, step, metrics):
+        self._in_flight.append((step, metrics))
+        while len(self._in_flight) > _IN_FLIGHT:
+            self._finish(*self._in_flight.popleft())
+
+    def flush(self):
+        while self._in_flight:
+            self._finish(*self._in_flight.popleft())
+
+    def _finish(self, step, metrics):
+        """Waits for `step`, which others follow on the device, and writes its metrics where they are due.
+
+        Raises:
+            FloatingPointError: the loss is not finite; no checkpoint was made of it.
+        """
+        loss = float(metrics["loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}; the last checkpoint is older and sound: "
+                "try a lower optim.lr, a longer warm-up or float32"
+            )
+        line_due = time.monotonic() - self._line_s > _LINE_EVERY_S or step == self._loop.steps
+        if step % self._loop.log_every and step != self._loop.steps and not line_due:
+            return
+        values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+        perf = self._perf(step)
+        if step % self._loop.log_every == 0 or step == self._loop.steps:
+            self._loop.writer.write(step, values | perf)
+            self._begin(step)
+        if line_due:
+            self._line_s = time.monotonic()
+            log.info(_line(step, self._loop.steps, values, perf))
+
+    def _perf(self, step):
+        seconds = max(time.monotonic() - self._since_s, 1e-9)
+        step_s = seconds / max(step - self._since_step, 1)
+        flops, peak = self._loop.flops_per_s
+        return {
+            "perf/examples_per_s": self._loop.batch_size / step_s,
+            "perf/step_s": step_s,
+            "perf/data_frac": min(self._data_s / seconds, 1.0),
+            "perf/mfu": flops / step_s / peak,
+            "perf/mem_gb": _memory_gb(),
+        }
+
+
+class _Timed:
+    """Hands the seconds spent inside to `add`."""
+
+    def __init__(self, add):
+        self._add = add
+
+    def __enter__(self):
+        self._start_s = time.monotonic()
+
+    def __exit__(self, *error):
+        self._add(time.monotonic() - self._start_s)
+
+
+class _StopSignals:
+    """While inside, the first SIGINT or SIGTERM only sets `asked` to its name; the second acts as ever.
+
+    With several processes, SIGTERM stays with `jax.distributed`, which has to agree on a step with all hosts.
+    """
+
+    def __init__(self):
+        self.asked = None
+
+    def __enter__(self):
+        signals = [signal.SIGINT, signal.SIGTERM] if jax.process_count() == 1 else []
+        self._before = {number: signal.signal(number, self._ask) for number in signals}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, frame):
+        self.asked = signal.Signals(number).name
+        log.info("%s: saving a checkpoint and stopping; once more stops at once", self.asked)
+        signal.signal(number, self._before[number])
+
+
+def _line(step, steps, values, perf) -> str:
+    left_s = (steps - step) * perf["perf/step_s"]
+    shown = [
+        f"step {step}/{steps}",
+        f"loss {values['train/loss']:.3f}",
+        f"{perf['perf/examples_per_s']:.0f} examples/s",
+        f"data wait {100 * perf['perf/data_frac']:.0f} %",
+        f"lr {values['train/lr']:.2e}",
+        f"gradient {values['train/grad_norm']:.2f}",
+        f"mfu {100 * perf['perf/mfu']:.0f} %",
+        f"{perf['perf/mem_gb']:.1f} GB",
+        f"left {int(left_s // 3600)}:{int(left_s // 60 % 60):02d}:{int(left_s % 60):02d}",
+    ]
+    return " | ".join(shown)
+
+
+def _memory_gb() -> float:
+    """Peak memory of this process's fullest device; of the process itself where the device keeps no count."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if s and "peak_bytes_in_use" in s]
+    if peaks:
+        return max(peaks) / 2**30
+    # Linux counts in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

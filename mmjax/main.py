@@ -1,0 +1,70 @@
+"""Trains what a config describes, or goes on with it.
+
+    python -m mmjax.main --config=configs/quickstart.py --workdir=runs/quickstart optim.lr=1e-3 steps=200
+
+Arguments after the flags change the config: field.subfield=value.
+"""
+
+import pathlib
+import sys
+import traceback
+
+from absl import app, flags
+
+from mmjax import config
+
+_CONFIG = flags.DEFINE_string(
+    "config", None, "Python file with a get_config(): path.py, or path.py:name=value,... for its arguments."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; the same command goes on from there.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, for several processes where JAX does not find them itself."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Number of processes, with --coordinator.", lower_bound=1
+)
+_PROCESS = flags.DEFINE_integer("process", None, "Index of this process, with --coordinator.", lower_bound=0)
+_TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "Show where a mistake in the call or the config was found."
+)
+
+# Exit codes: of a mistake that trying again does not mend, and of a run that was asked to stop, is saved, and
+# goes on when it is started again.
+_MISTAKE = 78
+_STOPPED = 85
+
+
+def main(argv):
+    try:
+        return _run(argv[1:])
+    except ValueError as error:
+        if _TRACEBACK.value or not _raised_by_mmjax(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return _MISTAKE
+
+
+def _run(overrides):
+    if not _CONFIG.value or not _WORKDIR.value:
+        raise ValueError("--config=FILE.py and --workdir=DIRECTORY are both needed; --help says more")
+    cfg = config.load(_CONFIG.value, overrides)
+    # Not at the top of the file: `--help` and a misspelt flag answer without importing JAX.
+    from mmjax import loop, runtime
+
+    runtime.start(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
+    try:
+        cfg.run(pathlib.Path(_WORKDIR.value))
+    except loop.Interrupted as stopped:
+        print(f"{stopped}; the same command goes on from there")
+        return _STOPPED
+    return 0
+
+
+def _raised_by_mmjax(error) -> bool:
+    """Whether our own check raised it; a ValueError from within a library is a bug to be seen whole."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return pathlib.Path(frames[-1].filename).is_relative_to(pathlib.Path(__file__).parent)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,138 @@
+"""A model: towers, objective, tokenizer, preprocessing and parameters, as functions of pictures and strings.
+
+The same object embeds for the evaluators of a running training and for whoever loads a finished run.
+Letters: B batch, H W C image, S positions, E embedding, N pictures, M texts.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+from PIL import Image, ImageOps
+
+from mmjax import sharding
+from mmjax.data import colour
+from mmjax.data.geometry import Preprocess
+from mmjax.data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A trained, or just initialised, model: all it computes is a pure function of its fields.
+
+    `dataclasses.replace(model, params=...)` has other weights, and compiles nothing again.
+    """
+
+    objective: nn.Module
+    preprocessing: Preprocess
+    tokenizer: Tokenizer
+    params: Any  # {"image": ..., "text": ..., "objective": ...}
+    encoders: dict[str, Callable]  # what `encoders` made of the towers
+    mesh: Mesh
+    config: Any = None  # the config of the run that it comes from
+    batch_size: int = 256  # at most, of one forward pass over the whole mesh
+
+    def encode_image(self, images: Sequence[Any]) -> np.ndarray:
+        """Unit-norm float32 [N, E] of paths, PIL images, or uint8 arrays [H, W], [H, W, 1 | 3 | 4].
+
+        The sequence needs only `len` and slices; a process reads its own part alone.
+        """
+        return self._encode("image", images, self.preprocess)
+
+    def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit-norm float32 [N, E] of strings."""
+        if isinstance(texts, str):
+            raise ValueError(
+                f"encode_text takes a list of strings, got the string {texts!r}; write [{texts!r}]"
+            )
+        return self._encode("text", texts, self.tokenize)
+
+    def probs(self, z_image: np.ndarray, z_text: np.ndarray) -> np.ndarray:
+        """Float32 [N, M]: softmax over the texts, or each pair apart, whichever the objective was."""
+        variables = {"params": self.params["objective"]}
+        return np.asarray(self.objective.apply(variables, z_image, z_text, method="probs"))
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Int32 [N, S] token ids, padded."""
+        return self.tokenizer(texts)
+
+    def preprocess(self, images: Sequence[Any]) -> np.ndarray:
+        """Uint8 [N, size, size, 3]: what the image tower sees, before mean and standard deviation."""
+        size = self.preprocessing.size
+        return np.array([self.preprocessing.host(pixels(image)) for image in images], np.uint8).reshape(
+            -1, size, size, 3
+        )
+
+    def _encode(self, modality, items, prepare) -> np.ndarray:
+        """Embeds in batches of one size, the last one padded, each process its contiguous rows."""
+        batch_size = self._batch_size(len(items))
+        per_process = batch_size // jax.process_count()
+        mine = jax.process_index() * per_process
+        rows = []
+        for begin in range(0, max(len(items), 1), batch_size):
+            end = min(begin + mine + per_process, begin + batch_size, len(items))
+            real = prepare(items[begin + mine : end])
+            padding = ((0, per_process - len(real)),) + ((0, 0),) * (real.ndim - 1)
+            with jax.set_mesh(self.mesh):
+                batch = sharding.put_batch(self.mesh, np.pad(real, padding))
+                z_BE = np.asarray(self.encoders[modality](self.params[modality], batch))
+            rows.append(z_BE[: len(items) - begin])
+        return np.concatenate(rows)
+
+    def _batch_size(self, items: int) -> int:
+        """A power of two that holds `items`, at most `batch_size`, rounded up to divide over the mesh."""
+        devices = sharding.batch_devices(self.mesh)
+        wanted = min(self.batch_size, 2 ** (max(items, 1) - 1).bit_length())
+        return -(-wanted // devices) * devices
+
+
+def encoders(towers: dict[str, nn.Module], preprocessing: Preprocess, mesh: Mesh) -> dict[str, Callable]:
+    """Jitted `(params of the tower, batch) -> z_BE` by modality; every process gets all rows."""
+
+    def encode(modality, params, batch):
+        if modality == "image":
+            batch = colour.normalise(batch, preprocessing.mean, preprocessing.std)
+        return unit(towers[modality].apply({"params": params}, batch).embedding_BE)
+
+    out = sharding.replicated(mesh)
+    return {modality: jax.jit(functools.partial(encode, modality), out_shardings=out) for modality in towers}
+
+
+def unit(z_BE):
+    """Float32 rows of norm 1."""
+    z_BE = z_BE.astype(jnp.float32)
+    # The floor keeps the gradient of a zero row finite.
+    return z_BE * jax.lax.rsqrt(jnp.maximum(jnp.sum(z_BE**2, axis=-1, keepdims=True), 1e-24))
+
+
+def pixels(image) -> np.ndarray:
+    """A path, PIL image or array as uint8 [H, W, C] with C = 1, 3 or 4.
+
+    Raises:
+        ValueError: it is none of these, no picture, or not uint8.
+    """
+    if isinstance(image, (str, pathlib.Path)):
+        try:
+            with Image.open(image) as opened:
+                return pixels(opened)
+        except OSError as error:
+            raise ValueError(f"{image} could not be read as a picture: {error}") from error
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
+        transparent = "A" in upright.getbands() or "transparency" in upright.info
+        return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
+    array = np.asarray(image)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.dtype != np.uint8:
+        raise ValueError(
+            f"a picture is a path, a PIL image or a uint8 array [H, W] or [H, W, 1 | 3 | 4], "
+            f"got {array.dtype} {list(array.shape)}"
+        )
+    return array

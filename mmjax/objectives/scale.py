@@ -1,0 +1,37 @@
+"""The learned scale of contrastive objectives: exp of a learned scalar, kept below a ceiling."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def learned_scale(module: nn.Module, initial: float, ceiling: float):
+    """1 / temperature as a parameter `log_scale` of `module`: a positive float32 scalar, at most `ceiling`.
+
+    Radford et al. 2021, arXiv:2103.00020, section 2.5: learned as its logarithm, and clipped at 100 because
+    higher scales made training unstable.
+    """
+    # An explicit float32: a weakly typed scalar would make the second step compile again.
+    log_scale = module.param("log_scale", lambda key: jnp.asarray(math.log(initial), jnp.float32))
+    return jnp.exp(_clamp(log_scale, math.log(ceiling)))
+
+
+@jax.custom_vjp
+def _clamp(x, ceiling):
+    return jnp.minimum(x, ceiling)
+
+
+def _clamp_forward(x, ceiling):
+    return jnp.minimum(x, ceiling), (x, ceiling)
+
+
+def _clamp_backward(residuals, gradient):
+    """The gradient passes below the ceiling, and above it wherever descent leads back down; that of a plain
+    minimum is zero there, so a scale that once overshot could never return."""
+    x, ceiling = residuals
+    return jnp.where((x < ceiling) | (gradient > 0), gradient, 0.0), None
+
+
+_clamp.defvjp(_clamp_forward, _clamp_backward)

@@ -1,0 +1,285 @@
+"""Contrastive pretraining: the config of a run, its train state, its step, and the run itself.
+
+Letters: B batch, H W C image, S positions, E embedding.
+"""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from mmjax import config, flops, loop, metrics, optim, runtime, sharding, workdir
+from mmjax.checkpoint import Checkpointing, Checkpoints
+from mmjax.data import colour, pipeline
+from mmjax.data.geometry import Preprocess
+from mmjax.data.pipeline import Data
+from mmjax.data.tokenizer import SentencePiece, Tokenizer, train
+from mmjax.evals import Evaluator
+from mmjax.evaluation import Evaluation, finish
+from mmjax.model import Model, encoders, unit
+from mmjax.optim import Optim
+from mmjax.sharding import MeshShape
+
+log = logging.getLogger("mmjax")
+
+# Enough captions for a vocabulary of tens of thousands, and seconds to read.
+_TOKENIZER_EXAMPLES = 20_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Everything that a pretraining run is."""
+
+    towers: dict[str, nn.Module]  # "image" and "text"
+    objective: nn.Module
+    data: Data
+    colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
+    preprocess: Preprocess  # of pictures when evaluating; its mean and std when training, too
+    tokenizer: SentencePiece
+    steps: int
+    optim: Optim = Optim()
+    mesh: MeshShape = MeshShape()
+    checkpoint: Checkpointing = Checkpointing()
+    evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)
+    log_every: int = 50  # steps between lines of metrics.jsonl
+    seed: int = 0
+
+    def __post_init__(self):
+        if set(self.towers) != {"image", "text"}:
+            raise ValueError(f"towers={sorted(self.towers)}: give one tower each for 'image' and 'text'")
+        if self.steps < 1 or self.log_every < 1:
+            raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
+        optim.schedule(self.optim, self.steps)
+
+    def run(self, directory: pathlib.Path):
+        """What `mmjax.main` calls: `run` of this config."""
+        run(self, directory)
+
+
+def run(cfg: Pretrain, directory: pathlib.Path):
+    """Trains, evaluates and reports in `directory`; goes on from its last checkpoint where there is one."""
+    if any(tower.dtype == "bfloat16" for tower in cfg.towers.values()):
+        runtime.speed_up_bfloat16_on_cpu()
+    mesh = sharding.make_mesh(cfg.mesh)
+    sharding.check_batch(mesh, cfg.data.batch_size)
+    workdir.claim(directory, cfg)
+    metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
+    log.info("%s", config.show(cfg))
+    with metrics.phase("preparing the data"):
+        for prepared in (cfg.data.train, *cfg.evals.values()):
+            prepared.prepare()
+    with jax.set_mesh(mesh):
+        tokenizer = _tokenizer(cfg, directory)
+        _train(cfg, directory, mesh, tokenizer)
+
+
+def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, tokenizer: Tokenizer):
+    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
+    layout = sharding.shardings(mesh, shapes)
+    batch = _batch_shapes(cfg, mesh)
+    checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
+    state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
+    writer = metrics.Writer(directory, resumed_at=start)
+    evaluation = Evaluation(cfg.evals, cfg.steps, writer)
+    model = make_model(cfg, tokenizer, mesh, params=None)
+
+    def evaluate(step, state):
+        if evaluation.due(step):
+            now = dataclasses.replace(model, params=state["params"])
+            evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
+
+    with metrics.phase("compiling the train step"):
+        step = compile_step(cfg, mesh, layout, shapes, batch)
+    step_flops = 3 * flops.count(lambda s, b: _loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
+    _describe(cfg, shapes["params"], mesh, step_flops)
+    loop.fit(
+        loop.Loop(
+            step=step,
+            mesh=mesh,
+            steps=cfg.steps,
+            batch_size=cfg.data.batch_size,
+            log_every=cfg.log_every,
+            flops_per_s=(step_flops, flops.peak(jax.local_devices()[0]) * jax.device_count()),
+            evaluate=evaluate,
+            writer=writer,
+            checkpoints=checkpoints,
+            meta=lambda step: {"next_index": step * cfg.data.batch_size},
+        ),
+        state,
+        _batches(cfg, tokenizer, start),
+        start=start,
+    )
+    writer.close()
+    checkpoints.close()
+    sources = [cfg.data.train, *(evaluator.source for evaluator in cfg.evals.values())]
+    licences = list(dict.fromkeys(source.licence for source in sources if source.licence))
+    finish(directory, cfg, evaluation, licences)
+
+
+def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model:
+    return Model(
+        objective=cfg.objective,
+        preprocessing=cfg.preprocess,
+        tokenizer=tokenizer,
+        params=params,
+        encoders=encoders(cfg.towers, cfg.preprocess, mesh),
+        mesh=mesh,
+        config=cfg,
+    )
+
+
+def init_state(cfg: Pretrain, batch_size: int) -> dict[str, Any]:
+    """Parameters, optimizer state, step 0 and the random key of a run, from `cfg.seed` alone.
+
+    `batch_size`: of the example that shapes are taken from; any that divides over the mesh.
+    """
+    image_key, text_key, objective_key, run_key = jax.random.split(jax.random.key(cfg.seed), 4)
+    size, length = cfg.preprocess.size, cfg.tokenizer.length
+    image, image_params = cfg.towers["image"].init_with_output(
+        image_key, jnp.zeros((batch_size, size, size, 3))
+    )
+    text, text_params = cfg.towers["text"].init_with_output(
+        text_key, jnp.zeros((batch_size, length), jnp.int32)
+    )
+    widths = image.embedding_BE.shape[-1], text.embedding_BE.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the towers' embeddings differ: image has embed={widths[0]}, text embed={widths[1]}"
+        )
+    z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
+    objective_params = cfg.objective.init(objective_key, z, {})
+    params = {
+        "image": image_params["params"],
+        "text": text_params["params"],
+        "objective": objective_params["params"],
+    }
+    return {
+        "params": params,
+        "opt_state": optim.make(cfg.optim, cfg.steps).init(params),
+        "step": jnp.zeros((), jnp.int32),
+        "key": jax.random.key_data(run_key),
+    }
+
+
+def make_step(cfg: Pretrain) -> Callable:
+    """`(state, batch) -> (state, metrics)`, pure: one step of training on one global batch."""
+    tx = optim.make(cfg.optim, cfg.steps)
+    schedule = optim.schedule(cfg.optim, cfg.steps)
+
+    def step(state, batch):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        gradient = jax.value_and_grad(lambda params: _loss(cfg, params, batch, key), has_aux=True)
+        (value, found), grads = gradient(state["params"])
+        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        new = {
+            "params": optax.apply_updates(state["params"], updates),
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+            "key": state["key"],
+        }
+        learned = {"loss": value, "lr": schedule(state["step"]), "grad_norm": optax.global_norm(grads)}
+        return new, learned | found
+
+    return step
+
+
+def compile_step(cfg: Pretrain, mesh: Mesh, layout, shapes, batch):
+    """`make_step`, compiled for the mesh; the state keeps its layout and its memory."""
+    jitted = jax.jit(make_step(cfg), donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    return jitted.lower(with_layout(shapes, layout), batch).compile()
+
+
+def with_layout(shapes, layout):
+    """A tree of `jax.ShapeDtypeStruct`s that say where they live."""
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout
+    )
+
+
+def _loss(cfg: Pretrain, params, batch, key):
+    colour_key, *dropout_keys = jax.random.split(key, 3)
+    image_BHWC = colour.augment(cfg.colour, batch["image"], colour_key)
+    inputs = {
+        "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
+        "text": batch["text"],
+    }
+    z = {}
+    for modality, dropout_key in zip(("image", "text"), dropout_keys, strict=True):
+        variables, rngs = {"params": params[modality]}, {"dropout": dropout_key}
+        encoded = cfg.towers[modality].apply(variables, inputs[modality], train=True, rngs=rngs)
+        z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
+    return cfg.objective.apply({"params": params["objective"]}, z, batch)
+
+
+def _first_state(cfg, mesh, shapes, layout, checkpoints):
+    """The state to start from and the number of steps it has seen."""
+    latest = checkpoints.latest()
+    if latest is None:
+        return jax.jit(lambda: init_state(cfg, sharding.batch_devices(mesh)), out_shardings=layout)(), 0
+    with metrics.phase(f"restoring step {latest}"):
+        state, meta = checkpoints.restore(with_layout(shapes, layout))
+    assert meta["next_index"] == latest * cfg.data.batch_size
+    return state, latest
+
+
+def _batch_shapes(cfg: Pretrain, mesh: Mesh):
+    """What one global batch looks like, from the first example of the training data."""
+    channels = np.shape(cfg.data.train[0]["image"])[-1]
+    size, rows = cfg.preprocess.size, cfg.data.batch_size
+    kinds = {
+        "image": ((rows, size, size, channels), jnp.uint8),
+        "text": ((rows, cfg.tokenizer.length), jnp.int32),
+        "id": ((rows,), jnp.int32),
+    }
+    where = sharding.batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(*kind, sharding=where) for name, kind in kinds.items()}
+
+
+def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
+    return pipeline.batches(
+        cfg.data,
+        tokenizer,
+        start=start * cfg.data.batch_size,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+
+
+def _tokenizer(cfg: Pretrain, directory: pathlib.Path) -> Tokenizer:
+    """The workdir's tokenizer; on first use trained on the training captions and saved there."""
+    path = directory / "tokenizer.model"
+    if not path.is_file() and jax.process_index() == 0:
+        with metrics.phase("training the tokenizer"):
+            texts = _captions(cfg.data, cfg.seed)
+            model = train(texts, cfg.tokenizer)
+            workdir.write(path, model)
+        share = Tokenizer(model, cfg.tokenizer).truncated(texts)
+        log.info("tokenizer: %.1f %% of the captions are cut at %d tokens", 100 * share, cfg.tokenizer.length)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("tokenizer")
+    return Tokenizer(path.read_bytes(), cfg.tokenizer)
+
+
+def _captions(data: Data, seed: int) -> list[str]:
+    """Captions as training draws them, so that the tokenizer sees keywords joined to names, too."""
+    rng = np.random.default_rng(seed)
+    examples = range(min(len(data.train), _TOKENIZER_EXAMPLES))
+    return [data.captions(data.train[i]["text"], rng) for i in examples]
+
+
+def _describe(cfg: Pretrain, params, mesh: Mesh, step_flops: int):
+    for name, tree in params.items():
+        count = sum(x.size for x in jax.tree.leaves(tree))
+        log.info("%-10s %s parameters", name, f"{count:,}")
+    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    log.info("mesh       %s; %s", shape, mesh.devices.flat[0].device_kind)
+    log.info("step       %d examples, %.2f GFLOP", cfg.data.batch_size, step_flops / 1e9)

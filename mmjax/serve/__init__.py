@@ -1,0 +1,41 @@
+"""Using finished runs."""
+
+import pathlib
+
+import jax
+
+from mmjax import config, sharding
+from mmjax.checkpoint import restore_params, saved_steps
+from mmjax.data.tokenizer import Tokenizer
+from mmjax.model import Model
+from mmjax.pretrain import init_state, make_model
+from mmjax.sharding import MeshShape
+
+
+def load(workdir: str | pathlib.Path, *, step: int | None = None, packages: tuple[str, ...] = ()) -> Model:
+    """The model of a run, from its directory alone.
+
+    Args:
+        workdir: directory that a training run wrote.
+        step: which checkpoint; None for the last.
+        packages: top-level packages beside mmjax whose classes its `config.json` may build.
+
+    Raises:
+        ValueError: there is no run, there are no weights, or not those of `step`.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run in {workdir}: {path} is not there; give the --workdir of a training run")
+    cfg = config.from_json(path.read_text(), packages=("mmjax", *packages))
+    steps = saved_steps(workdir / "checkpoints")
+    if not steps or (step is not None and step not in steps):
+        asked = "weights" if step is None else f"weights of step {step}"
+        raise ValueError(f"no {asked} in {workdir / 'checkpoints'}; saved are the steps {steps}")
+    tokenizer = Tokenizer((workdir / "tokenizer.model").read_bytes(), cfg.tokenizer)
+    mesh = sharding.make_mesh(MeshShape())
+    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
+    layout = sharding.shardings(mesh, shapes)
+    wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout)
+    params = restore_params(workdir / "checkpoints", wanted, step or steps[-1])
+    return make_model(cfg, tokenizer, mesh, params)

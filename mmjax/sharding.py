@@ -1,0 +1,130 @@
+"""Where every array lives: the mesh, and one function of (path, shape) that shards any tree.
+
+The only file that names mesh axes. `data` splits the batch; `fsdp` splits the batch and the parameters
+(Zhao et al. 2023, arXiv:2304.11277); `tensor` splits heads and MLP widths (Shoeybi et al. 2019,
+arXiv:1909.08053). Modules carry no sharding of their own, so any Flax module can be a tower.
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+_AXES = {"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
+
+# Path patterns to the logical axes of the trailing dimensions; the layer axis of scanned blocks comes before.
+_RULES = (
+    (r"(query|key|value)/kernel$", ("embed", "heads", None)),
+    (r"out/kernel$", ("heads", None, "embed")),
+    (r"up/kernel$", ("embed", "mlp")),
+    (r"down/kernel$", ("mlp", "embed")),
+    (r"pieces/embedding$", ("vocab", "embed")),
+)
+
+# Splitting a bias or a norm saves nothing and costs a collective a layer.
+_SMALL = 2**12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """Devices along each mesh axis; one of them may be -1, "all the rest"."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        sizes = dataclasses.astuple(self)
+        if sizes.count(-1) > 1 or any(n < 1 and n != -1 for n in sizes):
+            raise ValueError(f"mesh {sizes}: give positive sizes, at most one of them -1")
+
+
+def make_mesh(shape: MeshShape, devices=None) -> Mesh:
+    """The mesh of `shape` over all devices of all processes.
+
+    Raises:
+        ValueError: the devices do not fill the shape.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = list(dataclasses.astuple(shape))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = len(devices) // -math.prod(sizes)
+    if math.prod(sizes) != len(devices):
+        given = " x ".join(map(str, dataclasses.astuple(shape)))
+        raise ValueError(
+            f"mesh data x fsdp x tensor = {given} does not fill {len(devices)} devices; "
+            "the product of the sizes must be the number of devices (-1 takes the rest)"
+        )
+    # Auto: under the newer default, Explicit, einops patchify on a sharded batch fails.
+    return jax.make_mesh(
+        tuple(sizes), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Number of parts that the batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(mesh: Mesh, batch_size: int):
+    """Raises ValueError unless `batch_size` divides over the mesh."""
+    n = batch_devices(mesh)
+    if batch_size < 1 or batch_size % n:
+        raise ValueError(f"batch_size={batch_size} does not divide over {n} devices; use a multiple of {n}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(_AXES["batch"]))
+
+
+def shardings(mesh: Mesh, tree):
+    """A NamedSharding for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s), by its path and shape.
+
+    Works on parameters and on a whole train state alike: the moments of an optimizer end in the path of
+    their parameter. What no pattern names gets its largest dimension that divides on `fsdp`.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(mesh, path_name(path), leaf.shape)), tree
+    )
+
+
+def path_name(path) -> str:
+    """A key path as `image/blocks/mlp/up/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def put_batch(mesh: Mesh, batch):
+    """This process's rows of a batch as global arrays, their first axis split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+
+
+def constrain(x, *axes):
+    """`x` laid out by the logical axes of its dimensions (`"batch"`, None, ...); as is without a mesh.
+
+    Called once a block by every tower: it keeps XLA from resharding activations on its own.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*[_AXES[a] if a else None for a in axes]))
+
+
+def _spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+    if math.prod(shape) < _SMALL:
+        return PartitionSpec()
+    for pattern, axes in _RULES:
+        if re.search(pattern, path) and len(shape) >= len(axes):
+            names = [None] * (len(shape) - len(axes)) + [_AXES[a] if a else None for a in axes]
+            sized = zip(names, shape, strict=True)
+            return PartitionSpec(*[name if name and n % mesh.shape[name] == 0 else None for name, n in sized])
+    divisible = [n if n % mesh.shape["fsdp"] == 0 else 0 for n in shape]
+    best = divisible.index(max(divisible))
+    return PartitionSpec(*["fsdp" if i == best and divisible[i] else None for i in range(len(shape))])

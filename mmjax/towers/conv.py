@@ -1,0 +1,61 @@
+"""A small convolutional image tower: what learns within minutes on a CPU, where a plain ViT does not.
+
+Letters: B batch, H W image, C channels, S cells of the feature map, D width, E embedding.
+"""
+
+import einops
+from flax import linen as nn
+
+from mmjax.sharding import constrain
+from mmjax.towers import Encoded
+
+
+class ConvNet(nn.Module):
+    """Strided stem -> stages of residual blocks (pre-activation, He et al. 2016, arXiv:1603.05027, with layer
+    norm for batch norm) -> all cells of the last feature map through an MLP.
+
+    Each stage after the first halves the resolution. The head reads every cell in its place, so the picture's
+    size is part of the weights.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128)  # channels of each stage
+    depth: int = 1  # residual blocks a stage
+    stem: int = 8  # pixels a side of the stem's window
+    stride: int = 4
+    hidden: int = 384
+    embed: int = 128
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image_BHWC, *, train: bool = False) -> Encoded:
+        smallest = self.stride * 2 ** (len(self.widths) - 1)
+        if image_BHWC.shape[1] % smallest or image_BHWC.shape[2] % smallest:
+            raise ValueError(
+                f"an image of {image_BHWC.shape[1]}x{image_BHWC.shape[2]} pixels does not divide by the "
+                f"tower's total stride {smallest}; use sides that are multiples of {smallest}"
+            )
+        x_BHWC = self._conv(self.widths[0], self.stem, self.stride, "stem")(image_BHWC.astype(self.dtype))
+        for stage, width in enumerate(self.widths):
+            if stage:
+                x_BHWC = self._conv(width, 3, 2, f"shrink_{stage}")(x_BHWC)
+            for i in range(self.depth):
+                x_BHWC = self._residual(x_BHWC, f"stage_{stage}_{i}")
+            x_BHWC = constrain(x_BHWC, "batch", None, None, None)
+        x_BHWC = nn.gelu(nn.LayerNorm(dtype=self.dtype, name="norm")(x_BHWC))
+        tokens_BSD = einops.rearrange(x_BHWC, "b h w c -> b (h w) c")
+        x_BD = einops.rearrange(tokens_BSD, "b s d -> b (s d)")
+        x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
+        x_BD = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x_BD)
+        x_BD = nn.gelu(nn.LayerNorm(dtype=self.dtype, name="norm_hidden")(x_BD))
+        return Encoded(nn.Dense(self.embed, dtype=self.dtype, name="head")(x_BD), tokens_BSD)
+
+    def _conv(self, width, window, stride, name):
+        return nn.Conv(width, (window, window), (stride, stride), "SAME", dtype=self.dtype, name=name)
+
+    def _residual(self, x_BHWC, name):
+        y_BHWC = x_BHWC
+        for i in range(2):
+            y_BHWC = nn.gelu(nn.LayerNorm(dtype=self.dtype, name=f"{name}_norm_{i}")(y_BHWC))
+            y_BHWC = self._conv(x_BHWC.shape[-1], 3, 1, f"{name}_conv_{i}")(y_BHWC)
+        return x_BHWC + y_BHWC

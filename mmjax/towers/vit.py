@@ -1,0 +1,85 @@
+"""The vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), with CLIP's variations.
+
+Letters: B batch, H W C image, P patch, S positions, D width, E embedding.
+"""
+
+from typing import Literal
+
+import einops
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mmjax.towers import Encoded
+from mmjax.towers.layers import Activation, AttentionPool, Blocks, Remat
+
+
+class ViT(nn.Module):
+    """Patches -> blocks -> pooled embedding."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    embed: int
+    mlp: int | None = None  # None: 4 x width
+    head_width: int | None = None  # None: width / heads
+    pool: Literal["class", "mean", "map"] = "mean"
+    patch_bias: bool = True
+    norm_before: bool = False  # CLIP normalises once before the first block
+    activation: Activation = "gelu_tanh"
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    remat: Remat = "none"
+    scan: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, image_BHWC, *, train: bool = False) -> Encoded:
+        """Raises ValueError where the picture's sides are no multiples of `patch`."""
+        height, width = image_BHWC.shape[1:3]
+        if height % self.patch or width % self.patch:
+            raise ValueError(
+                f"an image of {height}x{width} pixels does not divide into patches of {self.patch}; "
+                f"use sides that are multiples of {self.patch}"
+            )
+        patches = einops.rearrange(
+            image_BHWC, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch
+        )
+        x_BSD = nn.Dense(self.width, use_bias=self.patch_bias, dtype=self.dtype, name="patch")(patches)
+        if self.pool == "class":
+            class_D = self.param("class", nn.initializers.normal(self.width**-0.5), (self.width,))
+            class_BSD = jnp.broadcast_to(class_D.astype(x_BSD.dtype), (len(x_BSD), 1, self.width))
+            x_BSD = jnp.concatenate([class_BSD, x_BSD], axis=1)
+        positions_SD = self.param(
+            "positions", nn.initializers.normal(self.width**-0.5), (x_BSD.shape[1], self.width)
+        )
+        x_BSD = x_BSD + positions_SD.astype(x_BSD.dtype)
+        if self.norm_before:
+            x_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm_before")(x_BSD)
+        mlp = 4 * self.width if self.mlp is None else self.mlp
+        blocks = Blocks(
+            depth=self.depth,
+            heads=self.heads,
+            head_width=self.width // self.heads if self.head_width is None else self.head_width,
+            mlp=mlp,
+            activation=self.activation,
+            norm_eps=self.norm_eps,
+            dropout=self.dropout,
+            remat=self.remat,
+            scan=self.scan,
+            dtype=self.dtype,
+            name="encoder",
+        )
+        x_BSD = blocks(x_BSD, train=train)
+        x_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
+        pooled_BD, tokens_BSD = self._pool(x_BSD, mlp)
+        return Encoded(
+            nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), tokens_BSD
+        )
+
+    def _pool(self, x_BSD, mlp):
+        if self.pool == "class":
+            return x_BSD[:, 0], x_BSD[:, 1:]
+        if self.pool == "mean":
+            return x_BSD.mean(axis=1), x_BSD
+        return AttentionPool(heads=self.heads, mlp=mlp, dtype=self.dtype, name="pool")(x_BSD), x_BSD
