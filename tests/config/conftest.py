@@ -1,0 +1,29 @@
+"""Config files for the tests of configs."""
+
+import sys
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch):
+    """Loading a config adds to the import path; undone after each test."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a config file that sees the classes above, and returns its path."""
+
+    def write_file(body, name="run.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"from toyrun import *\n{body}\n")
+        return str(path)
+
+    return write_file
+
+
+@pytest.fixture
+def plain(write):
+    return write("def get_config(): return Run()")
