@@ -1,0 +1,46 @@
+"""Which examples of a source an evaluator looks at, and reading them only where they are needed."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from mmjax.data import Source
+
+
+def spread(total: int, limit: int | None) -> np.ndarray:
+    """At most `limit` indices below `total`, in order and evenly apart; None takes all."""
+    count = total if limit is None else min(limit, total)
+    return np.arange(count) * total // max(count, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pictures:
+    """The images of the examples `index_N`, read when sliced: a process decodes only what it embeds."""
+
+    source: Source
+    index_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index_N)
+
+    def __getitem__(self, at: int | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(at, slice):
+            return [self.source[int(i)]["image"] for i in self.index_N[at]]
+        return self.source[int(self.index_N[at])]["image"]
+
+
+def check_fields(*, name: str, every_steps: int, limit: int | None) -> None:
+    """Checks what evaluators over a source have in common.
+
+    Raises:
+        ValueError: a value that would only fail at the first evaluation.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"name={name!r} becomes part of metric names; use letters, digits, '_', '.' and '-'")
+    if every_steps < 0:
+        raise ValueError(
+            f"every_steps={every_steps} must not be negative; 0 evaluates after the last step only"
+        )
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} must be positive; None takes every example")
