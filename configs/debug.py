@@ -10,6 +10,7 @@ from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
 from mmjax.pretrain import Pretrain
+from mmjax.towers.layers import Encoder
 from mmjax.towers.text import TextTransformer
 from mmjax.towers.vit import ViT
 
@@ -18,11 +19,11 @@ VOCAB = 400
 
 
 def get_config(sigmoid: bool = False, dtype: str = "float32"):
-    block = dict(width=32, depth=2, heads=2, embed=16, dtype=dtype)
+    image, text = (Encoder(depth=2, heads=2, causal=causal, dtype=dtype) for causal in (False, True))
     return Pretrain(
         towers={
-            "image": ViT(patch=8, **block),
-            "text": TextTransformer(vocab=VOCAB, length=16, **block),
+            "image": ViT(width=32, patch=8, embed=16, encoder=image),
+            "text": TextTransformer(vocab=VOCAB, length=16, width=32, embed=16, encoder=text),
         },
         objective=Sigmoid() if sigmoid else InfoNCE(),
         data=Data(

@@ -95,7 +95,7 @@ class Block(nn.Module):
         return x_BSD, None
 
 
-class Blocks(nn.Module):
+class Encoder(nn.Module):
     """`depth` blocks, scanned over a leading layer axis of their parameters, or unrolled.
 
     Scanned, XLA compiles one block however deep the tower. `remat` recomputes a block's activations in the
@@ -104,8 +104,8 @@ class Blocks(nn.Module):
 
     depth: int
     heads: int
-    head_width: int
-    mlp: int
+    head_width: int | None = None  # None: width / heads
+    mlp: int | None = None  # None: 4 x width
     causal: bool = False
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-6
@@ -116,14 +116,16 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(self, x_BSD, mask_BS=None, *, train: bool = False):
+        """`mask_BS`: True where a position may be attended to; None for everywhere."""
         block = Block
         if self.remat != "none":
             # Under scan the loop already keeps XLA from merging the recomputation away.
             block = nn.remat(block, policy=_POLICIES[self.remat], prevent_cse=not self.scan)
+        width = x_BSD.shape[-1]
         fields = dict(
             heads=self.heads,
-            head_width=self.head_width,
-            mlp=self.mlp,
+            head_width=width // self.heads if self.head_width is None else self.head_width,
+            mlp=4 * width if self.mlp is None else self.mlp,
             causal=self.causal,
             activation=self.activation,
             norm_eps=self.norm_eps,
@@ -151,7 +153,7 @@ class AttentionPool(nn.Module):
     arXiv:2106.04560, appendix A, after Lee et al. 2019, arXiv:1810.00825."""
 
     heads: int
-    mlp: int
+    mlp: int | None = None  # None: 4 x width
     dtype: str = "float32"
 
     @nn.compact
@@ -162,4 +164,5 @@ class AttentionPool(nn.Module):
         attend = nn.MultiHeadDotProductAttention(num_heads=self.heads, dtype=self.dtype, name="attention")
         x_BSD = attend(probe_BSD, x_BSD, x_BSD)
         y_BSD = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSD)
-        return (x_BSD + Mlp(mlp=self.mlp, dtype=self.dtype, name="mlp")(y_BSD))[:, 0]
+        mlp = 4 * width if self.mlp is None else self.mlp
+        return (x_BSD + Mlp(mlp=mlp, dtype=self.dtype, name="mlp")(y_BSD))[:, 0]

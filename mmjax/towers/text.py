@@ -10,34 +10,28 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.towers import Encoded
-from mmjax.towers.layers import Activation, Blocks, Mlp, Remat
+from mmjax.towers.layers import Encoder, Mlp
 
 PAD = 0  # token id of padding
 EOS = 1  # token id that ends every text
 
 
 class TextTransformer(nn.Module):
-    """Pieces -> blocks -> pooled embedding (Radford et al. 2021, arXiv:2103.00020, section 2.4).
+    """Pieces -> encoder -> pooled embedding (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
-    Padding is attended to by nobody. A causal tower pools the end-of-text position, where all is known.
+    Padding is attended to by nobody. With a causal encoder pool the end of text, where all is known.
     """
 
     vocab: int
     length: int
     width: int
-    depth: int
-    heads: int
     embed: int
-    mlp: int | None = None  # None: 4 x width
-    head_width: int | None = None  # None: width / heads
-    causal: bool = True
+    encoder: Encoder
     pool: Literal["eos", "mean"] = "eos"
-    activation: Activation = "gelu_tanh"
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
-    remat: Remat = "none"
-    scan: bool = True
-    dtype: str = "float32"
+
+    @property
+    def dtype(self) -> str:
+        return self.encoder.dtype
 
     @nn.compact
     def __call__(self, tokens_BS, *, train: bool = False) -> Encoded:
@@ -48,23 +42,9 @@ class TextTransformer(nn.Module):
         positions_SD = self.param("positions", nn.initializers.normal(0.01), (self.length, self.width))
         x_BSD = x_BSD + positions_SD[: tokens_BS.shape[1]].astype(x_BSD.dtype)
         real_BS = tokens_BS != PAD
-        blocks = Blocks(
-            depth=self.depth,
-            heads=self.heads,
-            head_width=self.width // self.heads if self.head_width is None else self.head_width,
-            mlp=4 * self.width if self.mlp is None else self.mlp,
-            causal=self.causal,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            remat=self.remat,
-            scan=self.scan,
-            dtype=self.dtype,
-            name="encoder",
-        )
         # Under a causal mask padding follows all that counts, so it needs no mask of its own.
-        x_BSD = blocks(x_BSD, None if self.causal else real_BS, train=train)
-        x_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
+        x_BSD = self.encoder(x_BSD, None if self.encoder.causal else real_BS, train=train)
+        x_BSD = nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
         if self.pool == "eos":
             pooled_BD = jnp.take_along_axis(x_BSD, _first_eos(tokens_BS)[:, None, None], axis=1)[:, 0]
         else:

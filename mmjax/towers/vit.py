@@ -10,28 +10,23 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.towers import Encoded
-from mmjax.towers.layers import Activation, AttentionPool, Blocks, Remat
+from mmjax.towers.layers import AttentionPool, Encoder
 
 
 class ViT(nn.Module):
-    """Patches -> blocks -> pooled embedding."""
+    """Patches -> encoder -> pooled embedding."""
 
     width: int
-    depth: int
-    heads: int
     patch: int
     embed: int
-    mlp: int | None = None  # None: 4 x width
-    head_width: int | None = None  # None: width / heads
+    encoder: Encoder
     pool: Literal["class", "mean", "map"] = "mean"
     patch_bias: bool = True
     norm_before: bool = False  # CLIP normalises once before the first block
-    activation: Activation = "gelu_tanh"
-    norm_eps: float = 1e-6
-    dropout: float = 0.0
-    remat: Remat = "none"
-    scan: bool = True
-    dtype: str = "float32"
+
+    @property
+    def dtype(self) -> str:
+        return self.encoder.dtype
 
     @nn.compact
     def __call__(self, image_BHWC, *, train: bool = False) -> Encoded:
@@ -55,31 +50,20 @@ class ViT(nn.Module):
         )
         x_BSD = x_BSD + positions_SD.astype(x_BSD.dtype)
         if self.norm_before:
-            x_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm_before")(x_BSD)
-        mlp = 4 * self.width if self.mlp is None else self.mlp
-        blocks = Blocks(
-            depth=self.depth,
-            heads=self.heads,
-            head_width=self.width // self.heads if self.head_width is None else self.head_width,
-            mlp=mlp,
-            activation=self.activation,
-            norm_eps=self.norm_eps,
-            dropout=self.dropout,
-            remat=self.remat,
-            scan=self.scan,
-            dtype=self.dtype,
-            name="encoder",
-        )
-        x_BSD = blocks(x_BSD, train=train)
-        x_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
-        pooled_BD, tokens_BSD = self._pool(x_BSD, mlp)
+            x_BSD = self._norm("norm_before")(x_BSD)
+        x_BSD = self._norm("norm")(self.encoder(x_BSD, train=train))
+        pooled_BD, tokens_BSD = self._pool(x_BSD)
         return Encoded(
             nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), tokens_BSD
         )
 
-    def _pool(self, x_BSD, mlp):
+    def _norm(self, name):
+        return nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name=name)
+
+    def _pool(self, x_BSD):
         if self.pool == "class":
             return x_BSD[:, 0], x_BSD[:, 1:]
         if self.pool == "mean":
             return x_BSD.mean(axis=1), x_BSD
-        return AttentionPool(heads=self.heads, mlp=mlp, dtype=self.dtype, name="pool")(x_BSD), x_BSD
+        pool = AttentionPool(heads=self.encoder.heads, mlp=self.encoder.mlp, dtype=self.dtype, name="pool")
+        return pool(x_BSD), x_BSD

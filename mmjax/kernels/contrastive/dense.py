@@ -55,4 +55,5 @@ def _similarities(x_BE, y_BE):
         raise ValueError(f"pairs need equal shapes, got {x_BE.shape} and {y_BE.shape}")
     # float32: at temperature 0.01 logits reach 100, where bfloat16 values are 0.5 apart. The CPU's and the
     # GPU's default precision is full for float32; the TPU's is not.
-    return jnp.dot(x_BE, y_BE.T, precision="highest", preferred_element_type=jnp.float32)
+    dtype = jnp.promote_types(x_BE.dtype, jnp.float32)
+    return jnp.dot(x_BE, y_BE.T, precision="highest", preferred_element_type=dtype)

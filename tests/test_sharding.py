@@ -1,0 +1,131 @@
+"""The mesh, the path rules, and what they do to a whole train state."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from configs import debug
+from mmjax import sharding
+from mmjax.pretrain import init_state
+from mmjax.sharding import MeshShape
+
+
+def wide_state():
+    """A train state whose matrices are large enough to be split."""
+    cfg = debug.get_config()
+    towers = {
+        name: dataclasses.replace(tower, width=128, heads=4, parent=None) for name, tower in cfg.towers.items()
+    }
+    cfg = dataclasses.replace(cfg, towers=towers)
+    return jax.eval_shape(lambda: init_state(cfg, 8))
+
+
+def by_path(tree):
+    return {sharding.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"),
+    [
+        (MeshShape(), (8, 1, 1)),
+        (MeshShape(data=2, fsdp=4), (2, 4, 1)),
+        (MeshShape(data=2, fsdp=-1, tensor=2), (2, 2, 2)),
+    ],
+)
+def test_mesh_fills_the_devices(shape, sizes):
+    mesh = sharding.make_mesh(shape)
+    assert tuple(mesh.shape.values()) == sizes
+    assert tuple(mesh.shape) == ("data", "fsdp", "tensor")
+
+
+@pytest.mark.parametrize("shape", [MeshShape(data=3), MeshShape(data=16), MeshShape(data=-1, fsdp=3)])
+def test_mesh_that_does_not_fill_the_devices_is_refused(shape):
+    with pytest.raises(ValueError, match="does not fill 8 devices"):
+        sharding.make_mesh(shape)
+
+
+@pytest.mark.parametrize("sizes", [dict(data=0), dict(data=-1, fsdp=-1), dict(tensor=-2)])
+def test_mesh_shape_checks_its_sizes(sizes):
+    with pytest.raises(ValueError, match="at most one of them -1"):
+        MeshShape(**sizes)
+
+
+def test_batch_that_does_not_divide_over_the_devices_is_refused():
+    mesh = sharding.make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    sharding.check_batch(mesh, 12)
+    with pytest.raises(ValueError, match="batch_size=10 does not divide over 4 devices; use a multiple of 4"):
+        sharding.check_batch(mesh, 10)
+
+
+def test_path_rules_split_transformer_weights_as_stated():
+    mesh = sharding.make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    layout = by_path(sharding.shardings(mesh, wide_state()["params"]))
+    blocks = "image/encoder/blocks"
+    # The first axis is that of the scanned layers.
+    assert layout[f"{blocks}/mlp/up/kernel"].spec == PartitionSpec(None, "fsdp", "tensor")
+    assert layout[f"{blocks}/mlp/down/kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
+    assert layout[f"{blocks}/attention/query/kernel"].spec == PartitionSpec(None, "fsdp", "tensor", None)
+    assert layout[f"{blocks}/attention/out/kernel"].spec == PartitionSpec(None, "tensor", None, "fsdp")
+    assert layout["text/pieces/embedding"].spec == PartitionSpec("tensor", "fsdp")
+    assert layout[f"{blocks}/norm_mlp/scale"].spec == PartitionSpec()
+
+
+def test_what_no_rule_names_is_split_along_its_largest_dimension_that_divides():
+    mesh = sharding.make_mesh(MeshShape(data=2, fsdp=4))
+    tree = {"other": jax.ShapeDtypeStruct((3, 1002, 64), jnp.float32)}
+    # 1002 does not divide by 4.
+    assert sharding.shardings(mesh, tree)["other"].spec == PartitionSpec(None, None, "fsdp")
+
+
+@pytest.mark.parametrize("shape", [MeshShape(data=1, fsdp=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
+def test_optimizer_state_lies_as_its_parameters_and_no_large_array_is_replicated(shape):
+    mesh = sharding.make_mesh(shape)
+    state = wide_state()
+    layout = by_path(sharding.shardings(mesh, state))
+    shapes = by_path(state)
+    moments = [path for path in layout if "/mu/" in path or "/nu/" in path]
+    params = [path for path in layout if path.startswith("params/")]
+    assert len(moments) == 2 * len(params)
+    for path in moments:
+        name = path.replace("/nu/", "/mu/").partition("/mu/")[2]
+        assert layout[path].spec == layout[f"params/{name}"].spec, path
+    large = [path for path, shape in shapes.items() if shape.size >= 2**14]
+    assert large
+    for path in large:
+        assert not layout[path].is_fully_replicated, path
+
+
+def test_state_is_created_where_it_belongs():
+    cfg = debug.get_config()
+    mesh = sharding.make_mesh(MeshShape(data=1, fsdp=8))
+    layout = sharding.shardings(mesh, jax.eval_shape(lambda: init_state(cfg, 8)))
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda: init_state(cfg, 8), out_shardings=layout)()
+    alone = init_state(cfg, 8)
+    for leaf, where, expected in zip(
+        jax.tree.leaves(state), jax.tree.leaves(layout), jax.tree.leaves(alone), strict=True
+    ):
+        assert leaf.sharding.is_equivalent_to(where, leaf.ndim)
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_constrain_is_the_identity_without_a_mesh_and_shards_with_one():
+    x = jnp.arange(32.0).reshape(8, 4)
+    assert sharding.constrain(x, "batch", None) is x
+    mesh = sharding.make_mesh(MeshShape())
+    with jax.set_mesh(mesh):
+        y = jax.jit(lambda x: sharding.constrain(x, "batch", None))(x)
+    np.testing.assert_array_equal(y, x)
+    assert {shard.data.shape for shard in y.addressable_shards} == {(1, 4)}
+
+
+def test_put_batch_splits_rows_over_the_devices_in_order():
+    mesh = sharding.make_mesh(MeshShape(data=4, fsdp=2))
+    batch = sharding.put_batch(mesh, {"x": np.arange(16)})
+    rows = [np.asarray(shard.data).tolist() for shard in batch["x"].addressable_shards]
+    assert sorted(rows) == [[2 * i, 2 * i + 1] for i in range(8)]
+    np.testing.assert_array_equal(batch["x"], np.arange(16))
