@@ -6,6 +6,7 @@ Finetuning, evaluation and loading read `params` and `meta` alone.
 
 import dataclasses
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -32,6 +33,9 @@ class Checkpointing:
                 raise ValueError(f"{name}={value} must be positive, or None for never")
 
 
+_DELETED = "deleted"
+
+
 class Checkpoints:
     """Saves asynchronously and atomically: a killed save leaves the steps before it intact."""
 
@@ -42,10 +46,11 @@ class Checkpoints:
             max_to_keep=config.keep_last,
             keep_period=config.keep_every,
             # Deletion renames first: a kill while deleting would else leave half a step that is still listed.
-            todelete_subdir="deleted",
+            todelete_subdir=_DELETED,
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._purge()
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
@@ -69,6 +74,7 @@ class Checkpoints:
         self._saved_at_s = time.monotonic()
         if step == self.latest():
             return
+        self.wait()
         rest = {name: value for name, value in state.items() if name != "params"}
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state["params"]),
@@ -88,6 +94,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._failure(None, error) from error
+        self._purge()
 
     def restore(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The latest step as (state, meta), laid out as the `jax.ShapeDtypeStruct`s of `state` say."""
@@ -102,6 +109,11 @@ class Checkpoints:
 
     def close(self):
         self._manager.close()
+
+    def _purge(self):
+        """Empties the folder that orbax renames old steps into and leaves as it is."""
+        if jax.process_index() == 0:
+            shutil.rmtree(self._manager.directory / _DELETED, ignore_errors=True)
 
     def _failure(self, step, error) -> ValueError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"

@@ -77,12 +77,13 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     with metrics.phase("preparing the data"):
         for prepared in (cfg.data.train, *cfg.evals.values()):
             prepared.prepare()
+    tokenizer = _tokenizer(cfg, directory)
+    peak = _peak()
     with jax.set_mesh(mesh):
-        tokenizer = _tokenizer(cfg, directory)
-        _train(cfg, directory, mesh, tokenizer)
+        _train(cfg, directory, mesh, tokenizer, peak)
 
 
-def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, tokenizer: Tokenizer):
+def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, tokenizer: Tokenizer, peak: float):
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     layout = sharding.shardings(mesh, shapes)
     batch = _batch_shapes(cfg, mesh)
@@ -108,7 +109,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, tokenizer: Tokeni
             steps=cfg.steps,
             batch_size=cfg.data.batch_size,
             log_every=cfg.log_every,
-            flops_per_s=(step_flops, flops.peak(jax.local_devices()[0]) * jax.device_count()),
+            flops_per_s=(step_flops, peak),
             evaluate=evaluate,
             writer=writer,
             checkpoints=checkpoints,
@@ -160,7 +161,8 @@ def init_state(cfg: Pretrain, batch_size: int) -> dict[str, Any]:
     params = {
         "image": image_params["params"],
         "text": text_params["params"],
-        "objective": objective_params["params"],
+        # An objective may have nothing to learn.
+        "objective": objective_params.get("params", {}),
     }
     return {
         "params": params,
@@ -186,7 +188,7 @@ def make_step(cfg: Pretrain) -> Callable:
             "step": state["step"] + 1,
             "key": state["key"],
         }
-        learned = {"loss": value, "lr": schedule(state["step"]), "grad_norm": optax.global_norm(grads)}
+        learned = {"loss": value, "lr": schedule(state["step"]), "grad_norm": optax.tree.norm(grads)}
         return new, learned | found
 
     return step
@@ -274,6 +276,12 @@ def _captions(data: Data, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     examples = range(min(len(data.train), _TOKENIZER_EXAMPLES))
     return [data.captions(data.train[i]["text"], rng) for i in examples]
+
+
+def _peak() -> float:
+    """FLOP/s of all devices of all processes at their peak; the devices of a CPU share its cores."""
+    device = jax.local_devices()[0]
+    return flops.peak(device) * (jax.process_count() if device.platform == "cpu" else jax.device_count())
 
 
 def _describe(cfg: Pretrain, params, mesh: Mesh, step_flops: int):

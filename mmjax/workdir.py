@@ -27,9 +27,7 @@ def claim(workdir: pathlib.Path, cfg):
     """
     path = workdir / "config.json"
     if path.is_file():
-        before = config.from_json(
-            path.read_text(), packages=("mmjax", type(cfg).__module__.partition(".")[0])
-        )
+        before = config.from_json(path.read_text(), config.packages(cfg))
         same = {name: getattr(cfg, name) for name in _FREE}
         lines = config.differences(dataclasses.replace(before, **same), cfg)
         if lines:
