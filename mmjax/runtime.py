@@ -38,7 +38,7 @@ def start(*, coordinator: str | None = None, processes: int | None = None, proce
 
 
 def speed_up_bfloat16_on_cpu():
-    """Turns on XLA's oneDNN calls where the installed XLA has them; call before a device is touched.
+    """Turns on XLA's oneDNN calls where it has them; call before a device is touched.
 
     Without them one product, that of a dense layer's weight gradient, is up to 30 times slower in bfloat16
     than in float32. An unknown flag aborts the process, so another one tries it first.

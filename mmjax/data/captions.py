@@ -29,7 +29,7 @@ class AnyCaption:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NameAndKeywords:
-    """The name alone, some of the keywords alone, or the name and keywords: "red apple, fruit, food".
+    """The name alone, or the name and some of the keywords: "red apple, fruit, food".
 
     The number of keywords is uniform in 1..`most_keywords`, or up to as many as there are; which ones,
     and their order, is random. The name stays in front, where truncation does not reach it. A keyword
@@ -37,15 +37,11 @@ class NameAndKeywords:
     """
 
     name_only: float = 0.4  # probability
-    keywords_only: float = 0.0  # probability; what is left shows both
     most_keywords: int = 4
 
     def __post_init__(self):
-        if min(self.name_only, self.keywords_only) < 0 or self.name_only + self.keywords_only > 1:
-            raise ValueError(
-                f"name_only={self.name_only} and keywords_only={self.keywords_only} are probabilities; "
-                "use values in [0, 1] that sum to 1 at most"
-            )
+        if not 0 <= self.name_only <= 1:
+            raise ValueError(f"name_only={self.name_only} is a probability; use a value in [0, 1]")
         if self.most_keywords < 1:
             raise ValueError(
                 f"most_keywords={self.most_keywords} must be 1 or more; use FirstCaption for names"
@@ -54,13 +50,11 @@ class NameAndKeywords:
     def __call__(self, texts: tuple[str, ...], rng: np.random.Generator) -> str:
         _check(texts)
         name, *keywords = dict.fromkeys(texts)
-        kind = rng.random()
-        if not keywords or kind < self.name_only:
+        if not keywords or rng.random() < self.name_only:
             return name
         count = rng.integers(1, min(self.most_keywords, len(keywords)), endpoint=True)
         shown = rng.permutation(len(keywords))[:count]
-        first = [] if kind < self.name_only + self.keywords_only else [name]
-        return ", ".join([*first, *(keywords[index] for index in shown)])
+        return ", ".join([name, *(keywords[index] for index in shown)])
 
 
 def _check(texts: tuple[str, ...]) -> None:
