@@ -15,7 +15,7 @@ from mmjax.towers.text import TextTransformer
 from mmjax.towers.vit import ViT
 
 SIZE = 32
-VOCAB = 400
+VOCAB = 600
 
 
 def get_config(sigmoid: bool = False, dtype: str = "float32"):
@@ -32,7 +32,7 @@ def get_config(sigmoid: bool = False, dtype: str = "float32"):
             geometry=(Resize(size=SIZE), Flip(prob=0.0)),
         ),
         preprocess=Preprocess(size=SIZE),
-        tokenizer=SentencePiece(vocab=VOCAB, length=16),
+        tokenizer=SentencePiece(model="bpe", vocab=VOCAB, length=16),
         steps=20,
         optim=Optim(lr=1e-3, warmup_steps=2, weight_decay=0.1),
         checkpoint=Checkpointing(every_steps=10),

@@ -19,8 +19,8 @@ from mmjax.towers.layers import Encoder
 from mmjax.towers.text import TextTransformer
 
 SIZE = 48
-VOCAB = 400
-LENGTH = 32
+VOCAB = 600  # 256 of them are bytes
+LENGTH = 24
 
 
 def get_config(steps: int = 4000, seed: int = 0):
@@ -44,7 +44,7 @@ def get_config(steps: int = 4000, seed: int = 0):
             seed=seed,
         ),
         preprocess=Preprocess(size=SIZE),
-        tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
+        tokenizer=SentencePiece(model="bpe", vocab=VOCAB, length=LENGTH),
         steps=steps,
         optim=Optim(lr=2e-3, warmup_steps=200, weight_decay=0.1),
         checkpoint=Checkpointing(every_minutes=2.0),

@@ -1,6 +1,7 @@
 """Texts to padded token ids with SentencePiece, trained on the captions of a run.
 
-Kudo and Richardson 2018, arXiv:1808.06226; the unigram model of Kudo 2018, arXiv:1804.10959.
+Kudo and Richardson 2018, arXiv:1808.06226; the unigram model of Kudo 2018, arXiv:1804.10959, and the byte
+pair encoding of Sennrich et al. 2016, arXiv:1508.07909.
 Letters: N texts, S positions.
 """
 
@@ -8,6 +9,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import sentencepiece
@@ -21,6 +23,8 @@ class SentencePiece:
     last pieces, never its EOS: a tower that pools there finds one in every row. There is no start mark.
     """
 
+    # Unigram takes pieces that several words share, so a corpus of a hundred words is spelt in scraps: use bpe.
+    model: Literal["unigram", "bpe"] = "unigram"
     vocab: int = 2_000  # most pieces, the marks and 256 byte pieces included; few texts make fewer
     length: int = 16  # positions of a row, EOS included
     pad_id: int = 0
@@ -57,7 +61,7 @@ def train(texts: Iterable[str], config: SentencePiece) -> bytes:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(unique),
             model_writer=model,
-            model_type="unigram",
+            model_type=config.model,
             vocab_size=config.vocab,
             hard_vocab_limit=False,
             byte_fallback=config.byte_fallback,

@@ -155,3 +155,15 @@ def test_one_bare_text_is_refused(tokenizer):
 def test_impossible_configs_are_refused(fields):
     with pytest.raises(ValueError, match=str(next(iter(fields)))):
         SentencePiece(**fields)
+
+
+def test_bpe_keeps_the_words_of_a_small_language_whole_and_unigram_does_not():
+    colours, shapes = ("red", "orange", "purple"), ("circle", "square", "bolt")
+    texts = [f"a {colour} {shape} above it" for colour in colours for shape in shapes]
+    lengths = {}
+    for kind in ("unigram", "bpe"):
+        config = SentencePiece(model=kind, vocab=350, length=24)
+        tokens_NS = Tokenizer(train(texts, config), config)(texts)
+        lengths[kind] = (tokens_NS != config.pad_id).sum(axis=1)
+    assert (lengths["bpe"] == 6).all()  # five words and the EOS
+    assert (lengths["unigram"] > 6).any()
