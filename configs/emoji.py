@@ -24,12 +24,12 @@ VOCAB = 2_000
 LENGTH = 16
 
 
-def get_config(steps: int = 16_000, seed: int = 0, every_steps: int = 2_000):
+def get_config(steps: int = 14_000, seed: int = 0, every_steps: int = 2_000):
     train = Emoji(split="train")
     return Pretrain(
         towers={
             "image": ConvNet(embed=128, dropout=0.1),
-            "text": BagOfPieces(vocab=VOCAB, width=128, embed=128),
+            "text": BagOfPieces(vocab=VOCAB, width=128, embed=128, dropout=0.1),
         },
         objective=InfoNCE(initial_scale=14.0),
         data=Data(

@@ -8,7 +8,7 @@ from mmjax.towers.text import TextTransformer
 from mmjax.towers.vit import ViT
 
 
-def get_config(steps: int = 16_000, seed: int = 0):
+def get_config(steps: int = 14_000, seed: int = 0):
     cfg = emoji.get_config(steps=steps, seed=seed)
     towers = {
         "image": ViT(width=128, patch=8, embed=128, encoder=Encoder(depth=4, heads=2, dropout=0.1)),
