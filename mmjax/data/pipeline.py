@@ -6,7 +6,7 @@ exactly where it stopped from one integer, the global index of its next example.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,6 +23,9 @@ class Data:
     batch_size: int  # examples of one step, over all devices of all processes
     geometry: tuple[Callable, ...]  # on the host, in order; the last fixes the size
     captions: Callable = FirstCaption()  # which of an example's texts is its caption
+    together: int = (
+        1  # consecutive examples of the source that share a batch, as hard negatives of each other
+    )
     seed: int = 0
     threads: int = 2  # reader threads a process
     ahead: int = 8  # batches read ahead
@@ -30,6 +33,8 @@ class Data:
     def __post_init__(self):
         if self.threads < 1 or self.ahead < 1:
             raise ValueError(f"threads={self.threads} and ahead={self.ahead} must be at least 1")
+        if self.together < 1 or self.batch_size % self.together:
+            raise ValueError(f"together={self.together} must divide batch_size={self.batch_size}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +51,22 @@ class _Prepare:
             "text": self.tokenizer([caption])[0],
             "id": np.int32(example["id"]),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shuffled:
+    """The examples of the source in the order of shuffled groups, epoch after epoch, by global index."""
+
+    source: Source
+    groups: Sequence[int]  # without end
+    together: int
+
+    def __len__(self):
+        return len(self.groups)
+
+    def __getitem__(self, index):
+        group, member = divmod(index, self.together)
+        return self.source[self.groups[group] * self.together + member]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +109,9 @@ def batches(
     if start % data.batch_size:
         raise ValueError(f"start={start} is not a multiple of batch_size={data.batch_size}")
     grain = _grain()
-    examples = grain.MapDataset.source(data.train).seed(data.seed).shuffle().repeat(None)
-    examples = examples.random_map(_Prepare(data, tokenizer))
+    groups = grain.MapDataset.range(len(data.train) // data.together).seed(data.seed).shuffle().repeat(None)
+    shuffled = _Shuffled(data.train, groups, data.together)
+    examples = grain.MapDataset.source(shuffled).seed(data.seed).random_map(_Prepare(data, tokenizer))
     rows = grain.MapDataset.source(_Rows(examples, data.batch_size, process, processes))
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
     iterator = iter(rows.batch(data.batch_size // processes, drop_remainder=True).to_iter_dataset(options))

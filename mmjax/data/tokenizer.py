@@ -23,7 +23,7 @@ class SentencePiece:
     last pieces, never its EOS: a tower that pools there finds one in every row. There is no start mark.
     """
 
-    # Unigram takes pieces that several words share, so a corpus of a hundred words is spelt in scraps: use bpe.
+    # Unigram takes pieces that several words share: it spells a language of a hundred words in scraps.
     model: Literal["unigram", "bpe"] = "unigram"
     vocab: int = 2_000  # most pieces, the marks and 256 byte pieces included; few texts make fewer
     length: int = 16  # positions of a row, EOS included

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.towers import Encoded
+from mmjax.towers.dense import Dense
 from mmjax.towers.layers import Encoder, Mlp
 
 PAD = 0  # token id of padding
@@ -38,7 +39,10 @@ class TextTransformer(nn.Module):
         """Raises ValueError where a text is longer than `length`."""
         if tokens_BS.shape[1] > self.length:
             raise ValueError(f"texts of {tokens_BS.shape[1]} tokens, but the tower has length={self.length}")
-        x_BSD = nn.Embed(self.vocab, self.width, dtype=self.dtype, name="pieces")(tokens_BS)
+        # Both small, as CLIP's: a word's place must not drown in the word.
+        start = nn.initializers.normal(0.02)
+        pieces = nn.Embed(self.vocab, self.width, embedding_init=start, dtype=self.dtype, name="pieces")
+        x_BSD = pieces(tokens_BS)
         positions_SD = self.param("positions", nn.initializers.normal(0.01), (self.length, self.width))
         x_BSD = x_BSD + positions_SD[: tokens_BS.shape[1]].astype(x_BSD.dtype)
         real_BS = tokens_BS != PAD
@@ -49,7 +53,7 @@ class TextTransformer(nn.Module):
             pooled_BD = jnp.take_along_axis(x_BSD, _first_eos(tokens_BS)[:, None, None], axis=1)[:, 0]
         else:
             pooled_BD = _mean_of_real(x_BSD, real_BS)
-        return Encoded(nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), x_BSD)
+        return Encoded(Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), x_BSD)
 
 
 class BagOfPieces(nn.Module):
@@ -73,7 +77,7 @@ class BagOfPieces(nn.Module):
         y_BD = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BD)
         mlp = 2 * self.width if self.mlp is None else self.mlp
         x_BD = x_BD + Mlp(mlp=mlp, dtype=self.dtype, name="mlp")(y_BD)
-        return Encoded(nn.Dense(self.embed, dtype=self.dtype, name="head")(x_BD), x_BSD)
+        return Encoded(Dense(self.embed, dtype=self.dtype, name="head")(x_BD), x_BSD)
 
 
 def _first_eos(tokens_BS) -> jax.Array:

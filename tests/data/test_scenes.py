@@ -14,7 +14,17 @@ import pytest
 
 from mmjax.data.sources import scenes_draw
 from mmjax.data.sources.scenes import Scenes
-from mmjax.data.sources.scenes_spec import COLORS, SHAPES, SIZES, TEXTURES, Rng, Scene, Thing, draw_scene
+from mmjax.data.sources.scenes_spec import (
+    COLORS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Rng,
+    Scene,
+    Thing,
+    draw_scene,
+    is_held_out,
+)
 from mmjax.data.sources.scenes_text import NEGATIVES
 
 SPLITS = ("train", "val", "test", "novel")
@@ -391,3 +401,28 @@ def test_colors_never_wrap():
         y, x = np.argwhere(mask).mean(axis=0).round().astype(int)
         center = scenes_draw.render(scene, Rng(key), 64)[y, x].astype(int)
         assert abs(center - scenes_draw.PALETTE["orange"]).max() <= scenes_draw.SHADE
+
+
+def test_a_twin_says_what_is_true_of_it_and_false_of_the_other():
+    twins, plain = Scenes(split="train", px=48, twins=True), Scenes(split="train", px=48)
+    fields = set()
+    for index in range(0, 600, 2):
+        assert twins.scene(index) == plain.scene(index)
+        first, second = twins.scene(index), twins.scene(index + 1)
+        said, changed = parse(twins.caption(index)), parse(twins.caption(index + 1))
+        assert is_true(said, first) and is_true(changed, second)
+        assert not is_true(said, second) and not is_true(changed, first)
+        assert not any(is_held_out(thing) for thing in second.things)
+        # Exchanged things change several fields at once; every other edit changes one.
+        differing = [field for field in Said._fields if getattr(said, field) != getattr(changed, field)]
+        fields.update(differing if len(differing) == 1 else ["things"])
+    assert fields == {*CHANGED.values(), "things"}
+
+
+def test_twins_differ_where_their_things_are_and_share_the_background():
+    twins = Scenes(split="train", px=48, twins=True)
+    for index in range(0, 60, 2):
+        one, other = (twins[i]["image"].astype(int) for i in (index, index + 1))
+        differs = (one != other).any(axis=2)
+        assert differs.any()
+        assert not differs[0].all() and differs.mean() < 0.8

@@ -36,6 +36,7 @@ class Scenes:
     px: int = 64
     seed: int = 0
     size: int | None = None  # examples; None: 2**20 of train, 1,000 of the others
+    twins: bool = False  # example 2k + 1 is example 2k with one fact changed, in the same words and pixels
 
     def __post_init__(self):
         if self.split not in _SPLITS:
@@ -56,10 +57,8 @@ class Scenes:
         return 2**20 if self.split == "train" else 1_000
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        scene = self.scene(index)
-        image = scenes_draw.render(scene, self._rng(index, _PIXELS), self.px)
-        text = scenes_text.caption(scene, self._wording(index, _WORDS))
-        return {"image": image, "text": (text,), "id": int(index)}
+        image = scenes_draw.render(self.scene(index), self._rng(self._drawn(index), _PIXELS), self.px)
+        return {"image": image, "text": (self.caption(index),), "id": int(index)}
 
     @property
     def names(self) -> dict[int, str]:
@@ -73,11 +72,16 @@ class Scenes:
         """What example `index` shows."""
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)} scenes")
-        return draw_scene(self._rng(index, _SCENE), novel=self.split == "novel")
+        drawn = self._drawn(index)
+        scene = draw_scene(self._rng(drawn, _SCENE), novel=self.split == "novel")
+        if drawn == index:
+            return scene
+        wording = self._wording(drawn, _WORDS)
+        return scenes_text.changed(scene, wording, self._rng(index, _SCENE), novel=self.split == "novel")
 
     def caption(self, index: int) -> str:
         """The caption of example `index`, without its picture."""
-        return scenes_text.caption(self.scene(index), self._wording(index, _WORDS))
+        return scenes_text.caption(self.scene(index), self._wording(self._drawn(index), _WORDS))
 
     def negatives(self, index: int) -> tuple[tuple[str, str], ...]:
         """(kind, caption) of the hard negatives of example `index`; kinds as in `scenes_text.NEGATIVES`.
@@ -87,7 +91,8 @@ class Scenes:
         """
         rng = self._rng(index, _NEGATIVES)
         novel = None if self.split == "novel" else False
-        return scenes_text.negatives(self.scene(index), self._wording(index, _WORDS), rng, novel=novel)
+        wording = self._wording(self._drawn(index), _WORDS)
+        return scenes_text.negatives(self.scene(index), wording, rng, novel=novel)
 
     def winograd(self, index: int) -> Winograd:
         """Pair `index`, any number below 2**31: pairs are no examples of the source."""
@@ -101,6 +106,10 @@ class Scenes:
         both = scene, others[0]
         images = tuple(scenes_draw.render(each, self._rng(index, _PAIR_PIXELS), self.px) for each in both)
         return Winograd(images, tuple(scenes_text.caption(each, wording) for each in both), kind)
+
+    def _drawn(self, index: int) -> int:
+        """The example whose random numbers example `index` is made of: its own, or its twin's."""
+        return index - index % 2 if self.twins else index
 
     def _wording(self, index: int, stream: int) -> scenes_text.Wording:
         return scenes_text.draw_wording(self._rng(index, stream))

@@ -122,6 +122,15 @@ def alternatives(kind: str, scene: Scene, wording: Wording, *, novel: bool | Non
     return found
 
 
+def changed(scene: Scene, wording: Wording, rng: Rng, *, novel: bool | None) -> Scene:
+    """One of the `alternatives` of a random kind; every scene has some of `rep_shape`, for one."""
+    kinds = list(NEGATIVES)
+    while True:
+        found = alternatives(kinds.pop(rng.below(len(kinds))), scene, wording, novel=novel)
+        if found:
+            return rng.choice(found)
+
+
 def negatives(scene: Scene, wording: Wording, rng: Rng, *, novel: bool | None) -> tuple[tuple[str, str], ...]:
     """(kind, caption) of one of the `alternatives` of each kind that has any."""
     found = ((kind, alternatives(kind, scene, wording, novel=novel)) for kind in NEGATIVES)
