@@ -25,7 +25,7 @@ VOCAB = 600  # 256 of them are bytes
 LENGTH = 24
 
 
-def get_config(steps: int = 4000, seed: int = 0):
+def get_config(steps: int = 3_200, seed: int = 0):
     test, novel = Scenes(split="test", px=SIZE), Scenes(split="novel", px=SIZE)
     return Pretrain(
         towers={
