@@ -118,7 +118,8 @@ class Checkpoints:
     def _failure(self, step, error) -> ValueError:
         what = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
         text = str(error)
-        reason = "no space left on the device" if "No space left" in text else text.split("\n")[0][:300]
+        # TensorStore names its files first, at length, and the reason last.
+        reason = "no space left on the device" if "No space left" in text else text.split("\n")[0][-300:]
         return ValueError(
             f"{what} could not be written to {self._manager.directory}: {reason}; "
             f"kept: steps {self._manager.all_steps()}; free space, then run the same command again"

@@ -21,7 +21,7 @@ _PEAKS = {
     "TPU v5": 459e12,
     "TPU v5p": 459e12,
     "TPU v6 lite": 918e12,
-    "NVIDIA V100": 125e12,
+    "Tesla V100": 125e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L4": 121e12,
     "NVIDIA L40S": 362e12,

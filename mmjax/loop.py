@@ -12,9 +12,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mmjax import sharding
@@ -70,14 +71,14 @@ def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
                 batch = next(device_batches)
             state, metrics = loop.step(state, batch)
             meter.add(step, metrics)
-            last = step == loop.steps
-            if last or stop.asked or loop.checkpoints.due(step):
+            last, asked = step == loop.steps, stop.asked_at(step)
+            if last or asked or loop.checkpoints.due(step):
                 # The lines up to a checkpoint are on disk before it is: a resumed run writes all later ones.
                 meter.flush()
                 loop.checkpoints.save(step, state, loop.meta(step))
-            if stop.asked and not last:
+            if asked and not last:
                 loop.checkpoints.wait()
-                raise Interrupted(f"stopped by {stop.asked} and saved at step {step}")
+                raise Interrupted(f"stopped by {asked} and saved at step {step}")
             with meter.paused():
                 loop.evaluate(step, state)
     loop.checkpoints.wait()
@@ -93,28 +94,40 @@ def _prefetch(batches, mesh):
         ready = coming
 
 
+class _Mark(NamedTuple):
+    """Where the loop stood when a step was given to the devices."""
+
+    step: int
+    training_s: float  # pauses left out
+    data_s: float  # of it, spent waiting for batches
+
+
 class _Meter:
-    """Collects the metrics of steps as the devices finish them, and times what the host waited for."""
+    """Collects the metrics of steps as the devices finish them, and times the loop.
+
+    Times are those of giving steps to the devices, which never run ahead of them by more than `_IN_FLIGHT`:
+    the host learns of several finished steps at one moment, and the time between these would be none.
+    """
 
     def __init__(self, loop: Loop, start: int):
         self._loop = loop
         self._in_flight = collections.deque()
-        self._begin(start)
-        self._line_s = self._since_s
+        self._paused_s = self._data_s = 0.0
+        self._written = self._mark(start)  # of the last line of metrics
+        self._line_s = time.monotonic()
 
-    def _begin(self, step):
-        """A new interval of throughput, after `step`."""
-        self._since_s, self._since_step, self._data_s = time.monotonic(), step, 0.0
+    def _mark(self, step) -> _Mark:
+        return _Mark(step, time.monotonic() - self._paused_s, self._data_s)
 
     def waiting(self):
         return _Timed(lambda seconds: setattr(self, "_data_s", self._data_s + seconds))
 
     def paused(self):
         """Time that does not count as training."""
-        return _Timed(lambda seconds: setattr(self, "_since_s", self._since_s + seconds))
+        return _Timed(lambda seconds: setattr(self, "_paused_s", self._paused_s + seconds))
 
     def add(self, step, metrics):
-        self._in_flight.append((step, metrics))
+        self._in_flight.append((self._mark(step), metrics))
         while len(self._in_flight) > _IN_FLIGHT:
             self._finish(*self._in_flight.popleft())
 
@@ -122,38 +135,41 @@ class _Meter:
         while self._in_flight:
             self._finish(*self._in_flight.popleft())
 
-    def _finish(self, step, metrics):
-        """Waits for `step`, which others follow on the device, and writes its metrics where they are due.
+    def _finish(self, mark, metrics):
+        """Waits for a step, which others follow on the device, and writes its metrics where they are due.
 
         Raises:
             FloatingPointError: the loss is not finite; no checkpoint was made of it.
         """
+        step, last = mark.step, mark.step == self._loop.steps
         loss = float(metrics["loss"])
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss} at step {step}; the last checkpoint is older and sound: "
                 "try a lower optim.lr, a longer warm-up or float32"
             )
-        line_due = time.monotonic() - self._line_s > _LINE_EVERY_S or step == self._loop.steps
-        if step % self._loop.log_every and step != self._loop.steps and not line_due:
+        write_due = last or step % self._loop.log_every == 0
+        line_due = last or time.monotonic() - self._line_s > _LINE_EVERY_S
+        if not write_due and not line_due:
             return
         values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
-        perf = self._perf(step)
-        if step % self._loop.log_every == 0 or step == self._loop.steps:
+        perf = self._perf(mark)
+        if write_due:
             self._loop.writer.write(step, values | perf)
-            self._begin(step)
+            self._written = mark
         if line_due:
             self._line_s = time.monotonic()
             log.info(_line(step, self._loop.steps, values, perf))
 
-    def _perf(self, step):
-        seconds = max(time.monotonic() - self._since_s, 1e-9)
-        step_s = seconds / max(step - self._since_step, 1)
+    def _perf(self, mark):
+        """Speed since the last line of metrics."""
+        seconds = max(mark.training_s - self._written.training_s, 1e-9)
+        step_s = seconds / (mark.step - self._written.step)
         flops, peak = self._loop.flops_per_s
         return {
             "perf/examples_per_s": self._loop.batch_size / step_s,
             "perf/step_s": step_s,
-            "perf/data_frac": min(self._data_s / seconds, 1.0),
+            "perf/data_frac": min((mark.data_s - self._written.data_s) / seconds, 1.0),
             "perf/mfu": flops / step_s / peak,
             "perf/mem_gb": _memory_gb(),
         }
@@ -173,13 +189,20 @@ class _Timed:
 
 
 class _StopSignals:
-    """While inside, the first SIGINT or SIGTERM only sets `asked` to its name; the second acts as ever.
+    """While inside, the first SIGINT or SIGTERM only asks to stop; the second acts as ever.
 
-    With several processes, SIGTERM stays with `jax.distributed`, which has to agree on a step with all hosts.
+    With several processes, SIGTERM to any one of them asks all: `jax.distributed` catches it and finds a step
+    that none is past. SIGINT acts at once there.
     """
 
     def __init__(self):
-        self.asked = None
+        self._asked = None
+
+    def asked_at(self, step: int) -> str | None:
+        """The name of the signal that asks to stop after `step`, the same in every process."""
+        if jax.process_count() == 1:
+            return self._asked
+        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else None
 
     def __enter__(self):
         signals = [signal.SIGINT, signal.SIGTERM] if jax.process_count() == 1 else []
@@ -191,8 +214,8 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _ask(self, number, frame):
-        self.asked = signal.Signals(number).name
-        log.info("%s: saving a checkpoint and stopping; once more stops at once", self.asked)
+        self._asked = signal.Signals(number).name
+        log.info("%s: saving a checkpoint and stopping; once more stops at once", self._asked)
         signal.signal(number, self._before[number])
 
 

@@ -1,10 +1,13 @@
 """What a run writes as it goes: `metrics.jsonl`, TensorBoard events, `log.txt`, and lines for the person."""
 
 import contextlib
+import io
 import json
 import logging
 import math
 import pathlib
+import platform
+import struct
 import sys
 import threading
 import time
@@ -22,8 +25,10 @@ def start_log(path: pathlib.Path | None):
         handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
-    # Orbax tells every file it writes.
-    absl.logging.set_verbosity(absl.logging.WARNING)
+    # Orbax tells every file it writes. What fails in its threads is raised at the next save, in one line.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.raiseExceptions = False  # where `log.txt` finds no room, the checkpoint will say so
     terminal = logging.StreamHandler(sys.stdout)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(terminal)
@@ -55,7 +60,10 @@ def phase(what: str, every_s: float = 8.0):
 
 
 class Writer:
-    """Writes flat metrics, `{name: number}` with names from `[A-Za-z0-9_./-]`, in process 0 only."""
+    """Writes flat metrics, `{name: number}` with names from `[A-Za-z0-9_./-]`, in process 0 only.
+
+    What is written is on disk when `write` returns, for TensorBoard, too: a kill loses nothing.
+    """
 
     def __init__(self, workdir: pathlib.Path, *, resumed_at: int = 0):
         """`resumed_at`: the run is about to write all later lines again, and the evaluation of that step."""
@@ -68,25 +76,29 @@ class Writer:
             for line in read(path)
             if line["step"] < resumed_at or (line["step"] == resumed_at and "train/loss" in line)
         ]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        self._file = path.open("a", buffering=1)
-        self._events = _tensorboard(workdir, resumed_at)
+        # Beside the old file, which is whole until the new one is.
+        kept = path.with_name(".metrics.jsonl")
+        with _naming(path):
+            kept.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            kept.replace(path)
+            self._file = path.open("ab", buffering=0)
+            self._events = _events(workdir / "events", resumed_at)
 
     def write(self, step: int, metrics: dict[str, float]):
+        """Raises ValueError where there is no room."""
         if self._file is None:
             return
         # JSON knows no NaN and no infinity.
         values = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        _append(self._file, (json.dumps({"step": step, **values}) + "\n").encode())
         if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+            shown = [{"tag": name, "simple_value": value} for name, value in metrics.items()]
+            _append(self._events, _record(step=step, summary={"value": shown}))
 
     def close(self):
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+        for file in (self._file, self._events):
+            if file is not None:
+                file.close()
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -100,10 +112,44 @@ def read(path: pathlib.Path) -> list[dict]:
     return lines
 
 
-def _tensorboard(workdir: pathlib.Path, resumed_at: int):
+@contextlib.contextmanager
+def _naming(path: pathlib.Path | str):
     try:
-        from tensorboardX import SummaryWriter
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"{path} could not be written: {error.strerror}; free space, then run the same command again"
+        ) from error
+
+
+def _append(file: io.FileIO, data: bytes):
+    # Unbuffered: what a full disk refuses would else be tried again, and complained of again, at exit.
+    with _naming(file.name):
+        while data:
+            data = data[file.write(data) :]
+
+
+def _events(folder: pathlib.Path, resumed_at: int) -> io.FileIO | None:
+    """A new file for TensorBoard, which then forgets later steps of the files before it."""
+    try:
+        import tensorboardX  # noqa: F401
     except ImportError:
         log.warning("no TensorBoard events: pip install tensorboardX")
         return None
-    return SummaryWriter(str(workdir / "events"), purge_step=resumed_at + 1)
+    folder.mkdir(exist_ok=True)
+    file = (folder / f"events.out.tfevents.{time.time():.0f}.{platform.node()}").open("ab", buffering=0)
+    _append(file, _record(file_version="brain.Event:2"))
+    _append(file, _record(step=resumed_at + 1, session_log={"status": "START"}))
+    return file
+
+
+def _record(**event) -> bytes:
+    """An event as TensorBoard's files hold it; tensorboardX's own writer keeps two minutes in memory."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    data = Event(wall_time=time.time(), **event).SerializeToString()
+    length = struct.pack("<Q", len(data))
+    return b"".join(
+        (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
+    )

@@ -105,6 +105,16 @@ def encoders(towers: dict[str, nn.Module], preprocessing: Preprocess, mesh: Mesh
     return {modality: jax.jit(functools.partial(encode, modality), out_shardings=out) for modality in towers}
 
 
+def check_vocab(params, vocab: int):
+    """Raises ValueError where a table `pieces` of a text tower's parameters, or their shapes, has no row for
+    some of `vocab` ids; what it gives for these is not a number."""
+    for path, table in jax.tree_util.tree_leaves_with_path(params):
+        if sharding.path_name(path).endswith("pieces/embedding") and table.shape[0] < vocab:
+            raise ValueError(
+                f"the text tower has {table.shape[0]} pieces, tokenizer.vocab={vocab}; give it as many"
+            )
+
+
 def unit(z_BE):
     """Float32 rows of norm 1."""
     z_BE = z_BE.astype(jnp.float32)
@@ -116,18 +126,16 @@ def pixels(image) -> np.ndarray:
     """A path, PIL image or array as uint8 [H, W, C] with C = 1, 3 or 4.
 
     Raises:
-        ValueError: it is none of these, no picture, or not uint8.
+        ValueError: it is none of these, no picture, or of values of unknown range.
     """
     if isinstance(image, (str, pathlib.Path)):
         try:
             with Image.open(image) as opened:
                 return pixels(opened)
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # Pillow's for some damaged PNGs
             raise ValueError(f"{image} could not be read as a picture: {error}") from error
     if isinstance(image, Image.Image):
-        upright = ImageOps.exif_transpose(image)
-        transparent = "A" in upright.getbands() or "transparency" in upright.info
-        return np.asarray(upright.convert("RGBA" if transparent else "RGB"))
+        return _pil_pixels(ImageOps.exif_transpose(image))
     array = np.asarray(image)
     array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.dtype != np.uint8:
@@ -136,3 +144,15 @@ def pixels(image) -> np.ndarray:
             f"got {array.dtype} {list(array.shape)}"
         )
     return array
+
+
+def _pil_pixels(image: Image.Image) -> np.ndarray:
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"a PIL image of mode {image.mode} does not say what is white; convert it to L or RGB"
+        )
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts at 255 what goes up to 65535.
+        return np.round(np.asarray(image)[..., None] / 257).astype(np.uint8)
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    return np.asarray(image.convert("RGBA" if transparent else "RGB"))

@@ -43,6 +43,9 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
         raise ValueError(f"optim.warmup_steps={optim.warmup_steps} leaves nothing of steps={steps}")
     if optim.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, optim.lr, optim.warmup_steps, steps)
+    if optim.warmup_steps == 0:
+        # Optax would stay at the warm-up's first value, 0, for ever.
+        return optax.constant_schedule(optim.lr)
     return optax.warmup_constant_schedule(0.0, optim.lr, optim.warmup_steps)
 
 

@@ -3,6 +3,7 @@
 Letters: B batch, H W C image, S positions, E embedding.
 """
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -22,10 +23,10 @@ from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import colour, pipeline
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
-from mmjax.data.tokenizer import SentencePiece, Tokenizer, train
+from mmjax.data.tokenizer import SentencePiece, Tokenizer, load, train
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
-from mmjax.model import Model, encoders, unit
+from mmjax.model import Model, check_vocab, encoders, unit
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
 
@@ -70,7 +71,12 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     if any(tower.dtype == "bfloat16" for tower in cfg.towers.values()):
         runtime.speed_up_bfloat16_on_cpu()
     mesh = sharding.make_mesh(cfg.mesh)
+    # A config that cannot be run claims no directory.
     sharding.check_batch(mesh, cfg.data.batch_size)
+    pipeline.check_size(cfg.data, cfg.preprocess.size)
+    with jax.set_mesh(mesh):
+        shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
+    check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
     workdir.claim(directory, cfg)
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
     log.info("%s", config.show(cfg))
@@ -80,46 +86,45 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     tokenizer = _tokenizer(cfg, directory)
     peak = _peak()
     with jax.set_mesh(mesh):
-        _train(cfg, directory, mesh, tokenizer, peak)
+        _train(cfg, directory, mesh, shapes, tokenizer, peak)
 
 
-def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, tokenizer: Tokenizer, peak: float):
-    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
+def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer: Tokenizer, peak: float):
     layout = sharding.shardings(mesh, shapes)
     batch = _batch_shapes(cfg, mesh)
     checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
     state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
-    writer = metrics.Writer(directory, resumed_at=start)
-    evaluation = Evaluation(cfg.evals, cfg.steps, writer)
-    model = make_model(cfg, tokenizer, mesh, params=None)
-
-    def evaluate(step, state):
-        if evaluation.due(step):
-            now = dataclasses.replace(model, params=state["params"])
-            evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
-
     with metrics.phase("compiling the train step"):
         step = compile_step(cfg, mesh, layout, shapes, batch)
     step_flops = 3 * flops.count(lambda s, b: _loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
     _describe(cfg, shapes["params"], mesh, step_flops)
-    loop.fit(
-        loop.Loop(
-            step=step,
-            mesh=mesh,
-            steps=cfg.steps,
-            batch_size=cfg.data.batch_size,
-            log_every=cfg.log_every,
-            flops_per_s=(step_flops, peak),
-            evaluate=evaluate,
-            writer=writer,
-            checkpoints=checkpoints,
-            meta=lambda step: {"next_index": step * cfg.data.batch_size},
-        ),
-        state,
-        _batches(cfg, tokenizer, start),
-        start=start,
-    )
-    writer.close()
+    writer = metrics.Writer(directory, resumed_at=start)
+    with contextlib.closing(writer):
+        evaluation = Evaluation(cfg.evals, cfg.steps, writer)
+        model = make_model(cfg, tokenizer, mesh, params=None)
+
+        def evaluate(step, state):
+            if evaluation.due(step):
+                now = dataclasses.replace(model, params=state["params"])
+                evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
+
+        loop.fit(
+            loop.Loop(
+                step=step,
+                mesh=mesh,
+                steps=cfg.steps,
+                batch_size=cfg.data.batch_size,
+                log_every=cfg.log_every,
+                flops_per_s=(step_flops, peak),
+                evaluate=evaluate,
+                writer=writer,
+                checkpoints=checkpoints,
+                meta=lambda step: {"next_index": step * cfg.data.batch_size},
+            ),
+            state,
+            _batches(cfg, tokenizer, start),
+            start=start,
+        )
     checkpoints.close()
     sources = [cfg.data.train, *(evaluator.source for evaluator in cfg.evals.values())]
     licences = list(dict.fromkeys(source.licence for source in sources if source.licence))
@@ -268,7 +273,7 @@ def _tokenizer(cfg: Pretrain, directory: pathlib.Path) -> Tokenizer:
         log.info("tokenizer: %.1f %% of the captions are cut at %d tokens", 100 * share, cfg.tokenizer.length)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
-    return Tokenizer(path.read_bytes(), cfg.tokenizer)
+    return load(path, cfg.tokenizer)
 
 
 def _captions(data: Data, seed: int) -> list[str]:

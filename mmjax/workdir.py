@@ -1,5 +1,6 @@
 """A run's directory: it belongs to one config, and holds all that is needed to go on or to load the model."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -36,23 +37,24 @@ def claim(workdir: pathlib.Path, cfg):
                 "use another --workdir, or the config of that run"
             )
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
         write(path, config.to_json(cfg))
         write(workdir / "env.json", json.dumps(environment(), indent=2))
 
 
 def write(path: pathlib.Path, content: str | bytes):
-    """Writes a whole file or nothing.
+    """Writes a whole file or nothing, and makes its directory.
 
     Raises:
         ValueError: the disk is full or the path cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ValueError(
             f"{path} could not be written: {error.strerror}; free space or choose another --workdir"
         ) from error

@@ -2,13 +2,13 @@
 
 import dataclasses
 
+import debugrun
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from configs import debug
 from mmjax import sharding
 from mmjax.pretrain import init_state
 from mmjax.sharding import MeshShape
@@ -16,9 +16,10 @@ from mmjax.sharding import MeshShape
 
 def wide_state():
     """A train state whose matrices are large enough to be split."""
-    cfg = debug.get_config()
+    cfg = debugrun.config()
     towers = {
-        name: dataclasses.replace(tower, width=128, heads=4, parent=None) for name, tower in cfg.towers.items()
+        name: tower.clone(width=128, encoder=tower.encoder.clone(heads=4))
+        for name, tower in cfg.towers.items()
     }
     cfg = dataclasses.replace(cfg, towers=towers)
     return jax.eval_shape(lambda: init_state(cfg, 8))
@@ -100,12 +101,12 @@ def test_optimizer_state_lies_as_its_parameters_and_no_large_array_is_replicated
 
 
 def test_state_is_created_where_it_belongs():
-    cfg = debug.get_config()
+    cfg = debugrun.config()
     mesh = sharding.make_mesh(MeshShape(data=1, fsdp=8))
     layout = sharding.shardings(mesh, jax.eval_shape(lambda: init_state(cfg, 8)))
     with jax.set_mesh(mesh):
         state = jax.jit(lambda: init_state(cfg, 8), out_shardings=layout)()
-    alone = init_state(cfg, 8)
+    alone = debugrun.state()
     for leaf, where, expected in zip(
         jax.tree.leaves(state), jax.tree.leaves(layout), jax.tree.leaves(alone), strict=True
     ):

@@ -88,6 +88,17 @@ class _Rows:
         ]
 
 
+def check_size(data: Data, size: int):
+    """Raises ValueError unless `data.geometry` ends with pictures of `size` x `size` pixels."""
+    picture_HWC = np.zeros((64, 64, 3), np.uint8)
+    height, width, _ = geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape
+    if (height, width) != (size, size):
+        raise ValueError(
+            f"data.geometry ends with pictures of {height}x{width} pixels, but preprocess.size={size}; "
+            "give both the same size"
+        )
+
+
 def batches(
     data: Data, tokenizer: Tokenizer, *, start: int = 0, process: int = 0, processes: int = 1
 ) -> Iterator[Batch]:

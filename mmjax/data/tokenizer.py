@@ -7,6 +7,7 @@ Letters: N texts, S positions.
 
 import dataclasses
 import io
+import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -85,6 +86,20 @@ def train(texts: Iterable[str], config: SentencePiece) -> bytes:
             f"use vocab={needed[1]} or more"
         ) from error
     return model.getvalue()
+
+
+def load(path: pathlib.Path, config: SentencePiece) -> "Tokenizer":
+    """The tokenizer whose model was saved at `path`.
+
+    Raises:
+        ValueError: the file is not there, damaged, or not of this config; names it.
+    """
+    try:
+        return Tokenizer(path.read_bytes(), config)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not there; copy it from where it was trained") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 class Tokenizer:

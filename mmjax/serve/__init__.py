@@ -6,7 +6,7 @@ import jax
 
 from mmjax import config, sharding
 from mmjax.checkpoint import restore_params, saved_steps
-from mmjax.data.tokenizer import Tokenizer
+from mmjax.data import tokenizer
 from mmjax.model import Model
 from mmjax.pretrain import init_state, make_model
 from mmjax.sharding import MeshShape
@@ -32,10 +32,10 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None, packages: tupl
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
         raise ValueError(f"no {asked} in {workdir / 'checkpoints'}; saved are the steps {steps}")
-    tokenizer = Tokenizer((workdir / "tokenizer.model").read_bytes(), cfg.tokenizer)
+    tokens = tokenizer.load(workdir / "tokenizer.model", cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
     layout = sharding.shardings(mesh, shapes)
     wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout)
     params = restore_params(workdir / "checkpoints", wanted, step or steps[-1])
-    return make_model(cfg, tokenizer, mesh, params)
+    return make_model(cfg, tokens, mesh, params)

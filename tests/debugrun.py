@@ -1,0 +1,26 @@
+"""The parts of a debug run, made once for all tests that look at them."""
+
+import functools
+
+import jax
+
+from configs import debug
+from mmjax.data.tokenizer import Tokenizer, train
+from mmjax.pretrain import init_state
+
+
+@functools.cache
+def config():
+    return debug.get_config()
+
+
+@functools.cache
+def tokenizer():
+    cfg = config()
+    return Tokenizer(train([cfg.data.train.caption(i) for i in range(200)], cfg.tokenizer), cfg.tokenizer)
+
+
+@functools.cache
+def state():
+    """The state that training begins with, as NumPy arrays."""
+    return jax.device_get(jax.jit(lambda: init_state(config(), 8))())

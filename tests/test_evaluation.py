@@ -1,0 +1,93 @@
+"""When evaluators run, and where what they find goes."""
+
+import dataclasses
+import json
+import logging
+
+import debugrun
+import pytest
+
+from mmjax import evaluation, metrics
+from mmjax.data.sources.scenes import Scenes
+from mmjax.evals import Report
+from mmjax.evaluation import Evaluation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Count:
+    """Finds how many texts it embedded."""
+
+    name: str
+    metric: str = "texts"
+    every_steps: int = 0
+    texts: int = 1
+    source: Scenes = Scenes(split="val", px=32)
+
+    def prepare(self):
+        self.source.prepare()
+
+    def __call__(self, embed):
+        return Report({self.metric: float(len(embed["text"](["text"] * self.texts)))})
+
+
+EMBED = {"text": lambda texts: texts}
+
+
+@pytest.fixture
+def writer(tmp_path):
+    writer = metrics.Writer(tmp_path)
+    yield writer
+    writer.close()
+
+
+def test_evaluators_are_due_at_multiples_of_their_steps_and_at_the_end(writer):
+    evaluators = {
+        "often": Count(name="a", every_steps=2),
+        "seldom": Count(name="b", every_steps=3),
+        "end": Count(name="c"),
+    }
+    run = Evaluation(evaluators, 7, writer)
+    assert [set(run.due(step)) for step in range(8)] == [
+        {"often", "seldom"},
+        set(),
+        {"often"},
+        {"seldom"},
+        {"often"},
+        set(),
+        {"often", "seldom"},
+        {"often", "seldom", "end"},
+    ]
+
+
+def test_what_is_found_is_written_by_name_in_one_line_and_the_last_report_kept(tmp_path, writer):
+    evaluators = {"often": Count(name="a", every_steps=2, texts=3), "end": Count(name="b.c-d", texts=5)}
+    run = Evaluation(evaluators, 4, writer)
+    for step in (1, 2, 3):
+        run.run(step, EMBED)
+    assert set(run.reports) == {"often"}
+    run.run(4, EMBED)
+    assert metrics.read(tmp_path / "metrics.jsonl") == [
+        {"step": 2, "val/a/texts": 3.0},
+        {"step": 4, "val/a/texts": 3.0, "val/b.c-d/texts": 5.0},
+    ]
+    assert run.reports["end"] == ("b.c-d", Report({"texts": 5.0}))
+
+
+def test_two_evaluators_may_share_a_name_but_not_a_metric(writer):
+    pair = {"one": Count(name="a"), "two": Count(name="a", metric="others")}
+    Evaluation(pair, 1, writer).run(1, EMBED)
+    pair["two"] = Count(name="a")
+    with pytest.raises(ValueError, match="two evaluators write val/a/texts; give evals.two another name"):
+        Evaluation(pair, 1, writer).run(1, EMBED)
+
+
+def test_a_finished_run_has_its_report_and_a_table_of_results(tmp_path, writer, caplog, monkeypatch):
+    monkeypatch.setattr(metrics.log, "propagate", True)
+    (tmp_path / "env.json").write_text(json.dumps({"jax": "1.2.3"}))
+    run = Evaluation({"end": Count(name="scenes_x", texts=5)}, 1, writer)
+    run.run(1, EMBED)
+    with caplog.at_level(logging.INFO, "mmjax"):
+        evaluation.finish(tmp_path, debugrun.config(), run, ["drawings by nobody"])
+    assert "scenes_x" in caplog.text and "5.0000" in caplog.text and str(tmp_path) in caplog.text
+    page = (tmp_path / "report.html").read_text()
+    assert "scenes_x" in page and "1.2.3" in page and "drawings by nobody" in page
