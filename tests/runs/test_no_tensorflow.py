@@ -1,0 +1,54 @@
+"""Where TensorFlow and PyTorch cannot be imported, everything runs."""
+
+from commands import ROOT, learned, python
+
+CODE = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow", "torch"):
+            raise AssertionError(f"something imports {name}")
+
+sys.meta_path.insert(0, Refuse())
+tests, workdir = sys.argv[1:]
+sys.path.append(tests + "/data")
+
+import dataclasses, pathlib, shutil
+import small, test_emoji
+import mmjax
+from mmjax import runtime
+from mmjax.checkpoint import Checkpointing
+from mmjax.data.sources.emoji import Emoji
+from mmjax.evals.zero_shot import ZeroShot
+
+workdir = pathlib.Path(workdir)
+drawings = test_emoji.collection(workdir.with_name("data") / "downloads")
+held_out, trained = (
+    Emoji(split=split, px=32, data_dir=str(workdir.with_name("data")), collection=drawings)
+    for split in ("val_style", "train")
+)
+cfg = small.get_config()
+emoji = ZeroShot(name="emoji_val_style", source=held_out, classes=trained)
+cfg = dataclasses.replace(cfg, checkpoint=Checkpointing(every_steps=24), evals={**cfg.evals, "emoji": emoji})
+runtime.start()
+cfg.run(workdir)
+(workdir / "report.html").unlink()
+shutil.rmtree(workdir / "checkpoints" / "48")
+cfg.run(workdir)
+assert (workdir / "report.html").is_file()
+assert mmjax.load(workdir).encode_text(["a star"]).shape == (1, 16)
+assert not {"tensorflow", "torch"} & set(sys.modules)
+"""
+
+
+def test_a_run_trains_evaluates_reports_and_resumes_without_them(uninterrupted, tmp_path):
+    done = python(CODE, ROOT / "tests", tmp_path / "run")
+    assert "restoring step 24" in done.stdout and "emoji: built" in done.stdout
+    trained = [
+        [line for line in learned(run) if "train/loss" in line[1]]
+        for run in (tmp_path / "run", uninterrupted)
+    ]
+    assert trained[0] == trained[1]
+    (evaluated,) = [found for _, found in learned(tmp_path / "run") if "val/emoji_val_style/zs_acc1" in found]
+    assert "val/scenes_test/i2t_r1" in evaluated

@@ -1,0 +1,74 @@
+"""Two processes of four devices learn and find what one process of eight does.
+
+That their rows together are the batches of one process, ids and all, is held by data/test_pipeline.py.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+
+import numpy as np
+import small
+from commands import SMALL, exit_code, here, learned, start, wait_for_step
+
+from mmjax.checkpoint import saved_steps
+
+
+def start_pair(workdir):
+    """The small run in two processes, just started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    return [start(SMALL, workdir, coordinator, "--processes=2", f"--process={i}", env=env) for i in range(2)]
+
+
+def printed(workdir):
+    return pathlib.Path(f"{workdir}.out").read_text()
+
+
+def assert_close(workdir, alone):
+    """The steps are equal but for rounding: gradients of eight devices are summed in another order.
+
+    The tolerance is a hundred times what one step was seen to differ by; it grows on the way.
+    """
+    pairs = zip(trained(workdir), trained(alone), strict=True)
+    for (step, found), (step_alone, expected) in pairs:
+        assert step == step_alone and found.keys() == expected.keys()
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4, atol=1e-5)
+
+
+def trained(workdir):
+    return [line for line in learned(workdir) if "train/loss" in line[1]]
+
+
+def test_two_processes_write_one_run_and_learn_what_one_does(uninterrupted, tmp_path):
+    workdir = tmp_path / "pair"
+    assert [exit_code(process) for process in start_pair(workdir)] == [0, 0], printed(workdir)
+    assert_close(workdir, uninterrupted)
+    assert {path.name for path in workdir.iterdir()} == {path.name for path in uninterrupted.iterdir()}
+    assert len(list((workdir / "events").iterdir())) == 1
+    assert printed(workdir).count("results after the last step") == 1
+
+
+def test_two_processes_find_what_one_does_in_the_same_weights(uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "pair")
+    (workdir / "report.html").unlink()
+    assert [exit_code(process) for process in start_pair(workdir)] == [0, 0], printed(workdir)
+    assert learned(workdir) == learned(uninterrupted)
+    assert (workdir / "report.html").is_file()
+
+
+def test_a_pair_asked_to_stop_saves_one_step_and_one_process_goes_on(uninterrupted, tmp_path):
+    workdir = tmp_path / "pair"
+    pair = start_pair(workdir)
+    wait_for_step(pair[0], workdir, 5)
+    os.kill(pair[1].pid, signal.SIGTERM)
+    assert [exit_code(process) for process in pair] == [85, 85], printed(workdir)
+    step = saved_steps(workdir / "checkpoints")[-1]
+    said = f"stopped by SIGTERM and saved at step {step}; the same command goes on from there"
+    assert printed(workdir).count(said) == 2 and step < small.STEPS
+    assert here(SMALL, workdir) == 0
+    assert_close(workdir, uninterrupted)

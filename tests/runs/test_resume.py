@@ -1,0 +1,78 @@
+"""Runs that are killed, stopped and started again end as if nothing had happened, bit for bit."""
+
+import os
+import pathlib
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import small
+from commands import SMALL, events, exit_code, here, last_state, learned, lines, start, wait_for_step
+
+from mmjax.checkpoint import saved_steps
+
+
+def assert_same_run(workdir, other):
+    """All that was learned and logged is equal, every step once, TensorBoard too, and the state at the end."""
+    steps = [line["step"] for line in lines(workdir) if "train/loss" in line]
+    assert sorted(steps) == list(range(1, small.STEPS + 1))
+    assert learned(workdir) == learned(other)
+    shown = [[event for event in events(run) if event[0].startswith("train/")] for run in (workdir, other)]
+    assert sorted(shown[0]) == sorted(shown[1])
+    assert last_state(workdir) == last_state(other)
+
+
+def test_five_kills_in_a_row_leave_no_trace(uninterrupted, tmp_path):
+    workdir, moments = tmp_path / "killed", random.Random()
+    for kill in range(5):
+        process = start(SMALL, workdir)
+        if kill == 2:  # perhaps before the run is where it was
+            time.sleep(moments.uniform(0, 2))
+        else:
+            wait_for_step(process, workdir, moments.randint(1, 8) + 7 * kill)
+            time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        assert exit_code(process) == -signal.SIGKILL, "the run was over before it was killed"
+    assert exit_code(start(SMALL, workdir)) == 0
+    assert_same_run(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_asked_to_stop_saves_first_and_goes_on_later(number, uninterrupted, tmp_path):
+    workdir = tmp_path / "stopped"
+    process = start(SMALL, workdir)
+    wait_for_step(process, workdir, 5)
+    os.kill(process.pid, number)
+    assert exit_code(process) == 85
+    stopped_at = saved_steps(workdir / "checkpoints")[-1]
+    said = f"stopped by {number.name} and saved at step {stopped_at}; the same command goes on from there"
+    assert said in pathlib.Path(f"{workdir}.out").read_text()
+    assert [line["step"] for line in lines(workdir) if "train/loss" in line] == list(range(1, stopped_at + 1))
+    assert here(SMALL, workdir) == 0
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_a_run_killed_between_checkpoint_and_evaluation_evaluates_later(uninterrupted, tmp_path):
+    workdir, fuse = tmp_path / "burnt", tmp_path / "fuse"
+    fuse.touch()
+    cfg = f"{SMALL}:fuse={fuse},checkpoint={workdir / 'checkpoints' / '16'}"
+    assert exit_code(start(cfg, workdir)) == -signal.SIGKILL
+    assert saved_steps(workdir / "checkpoints")[-1] == 16
+    assert not any("val/scenes_test/i2t_r1" in line for line in lines(workdir))
+    fuse.unlink()
+    assert here(cfg, workdir) == 0
+    assert_same_run(workdir, uninterrupted)
+
+
+def test_a_finished_run_started_again_only_evaluates(uninterrupted, tmp_path, capsys):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "again")
+    before = (workdir / "metrics.jsonl").read_text()
+    written = {path: path.stat().st_mtime_ns for path in (workdir / "checkpoints").rglob("*")}
+    assert here(SMALL, workdir) == 0
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert {path: path.stat().st_mtime_ns for path in (workdir / "checkpoints").rglob("*")} == written
+    out = capsys.readouterr().out
+    assert f"restoring step {small.STEPS}" in out and "results after the last step" in out
+    assert "| loss " not in out
