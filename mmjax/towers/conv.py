@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from mmjax.sharding import constrain
 from mmjax.towers import Encoded
+from mmjax.towers.dense import Dense
 
 
 class ConvNet(nn.Module):
@@ -46,9 +47,9 @@ class ConvNet(nn.Module):
         tokens_BSD = einops.rearrange(x_BHWC, "b h w c -> b (h w) c")
         x_BD = einops.rearrange(tokens_BSD, "b s d -> b (s d)")
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        x_BD = nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(x_BD)
+        x_BD = Dense(self.hidden, dtype=self.dtype, name="hidden")(x_BD)
         x_BD = nn.gelu(nn.LayerNorm(dtype=self.dtype, name="norm_hidden")(x_BD))
-        return Encoded(nn.Dense(self.embed, dtype=self.dtype, name="head")(x_BD), tokens_BSD)
+        return Encoded(Dense(self.embed, dtype=self.dtype, name="head")(x_BD), tokens_BSD)
 
     def _conv(self, width, window, stride, name):
         return nn.Conv(width, (window, window), (stride, stride), "SAME", dtype=self.dtype, name=name)

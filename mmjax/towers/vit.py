@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.towers import Encoded
+from mmjax.towers.dense import Dense
 from mmjax.towers.layers import AttentionPool, Encoder
 
 
@@ -40,7 +41,7 @@ class ViT(nn.Module):
         patches = einops.rearrange(
             image_BHWC, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch
         )
-        x_BSD = nn.Dense(self.width, use_bias=self.patch_bias, dtype=self.dtype, name="patch")(patches)
+        x_BSD = Dense(self.width, use_bias=self.patch_bias, dtype=self.dtype, name="patch")(patches)
         if self.pool == "class":
             class_D = self.param("class", nn.initializers.normal(self.width**-0.5), (self.width,))
             class_BSD = jnp.broadcast_to(class_D.astype(x_BSD.dtype), (len(x_BSD), 1, self.width))
@@ -54,7 +55,7 @@ class ViT(nn.Module):
         x_BSD = self._norm("norm")(self.encoder(x_BSD, train=train))
         pooled_BD, tokens_BSD = self._pool(x_BSD)
         return Encoded(
-            nn.Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), tokens_BSD
+            Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), tokens_BSD
         )
 
     def _norm(self, name):
