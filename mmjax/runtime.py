@@ -32,7 +32,8 @@ def start(*, coordinator: str | None = None, processes: int | None = None, proce
         return
     if any(value is None for value in given):
         raise ValueError(
-            f"--coordinator={coordinator} --processes={processes} --process={process}: give all three, or none"
+            f"--coordinator={coordinator} --processes={processes} --process={process}: "
+            "give all three, or none"
         )
     jax.distributed.initialize(coordinator, processes, process)
 
