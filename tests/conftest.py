@@ -1,9 +1,24 @@
 """Eight CPU devices for every test and a compiler that hurries, set before JAX starts."""
 
+import logging
 import os
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests compile for longer than they compute: without LLVM's costly passes they take less than half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(autouse=True)
+def logger_as_before():
+    """Runs in this process send the log to their terminal and workdir; later tests want it elsewhere."""
+    log = logging.getLogger("mmjax")
+    before, level, propagate = log.handlers[:], log.level, log.propagate
+    yield
+    for handler in set(log.handlers) - set(before):
+        handler.close()
+    log.handlers[:], log.propagate = before, propagate
+    log.setLevel(level)

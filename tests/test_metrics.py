@@ -12,15 +12,7 @@ from mmjax import metrics
 
 @pytest.fixture
 def log():
-    """The log, as a run's start leaves it, and as it was before."""
-    log = metrics.log
-    before = log.handlers[:], log.propagate, log.level
-    yield log
-    for handler in log.handlers:
-        if handler not in before[0]:
-            handler.close()
-    log.handlers[:], log.propagate = before[:2]
-    log.setLevel(before[2])
+    return metrics.log
 
 
 @pytest.fixture
