@@ -93,6 +93,8 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
     layout = sharding.shardings(mesh, shapes)
     batch = _batch_shapes(cfg, mesh)
     checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
+    # Before anything is compiled: what is wrong with the data shows here.
+    batches = _batches(cfg, tokenizer, checkpoints.latest() or 0)
     state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
     with metrics.phase("compiling the train step"):
         step = compile_step(cfg, mesh, layout, shapes, batch)
@@ -122,7 +124,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
                 meta=lambda step: {"next_index": step * cfg.data.batch_size},
             ),
             state,
-            _batches(cfg, tokenizer, start),
+            batches,
             start=start,
         )
     checkpoints.close()

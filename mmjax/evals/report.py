@@ -63,6 +63,9 @@ def write(
         reports: by label of the evaluator, the name of its data set and what it found after the last step.
         environment: versions, devices and the like.
         licences: of the data sets, one string each.
+
+    Raises:
+        ValueError: there is no room for the page.
     """
     points = _points(history)
     top = _top(title, points, reports)
@@ -78,6 +81,10 @@ def write(
     try:
         partial.write_bytes(page)
         os.replace(partial, path)
+    except OSError as error:
+        raise ValueError(
+            f"{path} could not be written: {error.strerror}; free space, then run the same command again"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import logging
 import os
 import pathlib
 import subprocess
@@ -43,18 +42,6 @@ def compiled_once(shared):
         yield
     for name, value in before.items():
         jax.config.update(name, value)
-
-
-@pytest.fixture(autouse=True)
-def logger_as_before():
-    """Runs in this process send the log to their terminal and workdir; later tests want it elsewhere."""
-    log = logging.getLogger("mmjax")
-    before, level, propagate = log.handlers[:], log.level, log.propagate
-    yield
-    for handler in set(log.handlers) - set(before):
-        handler.close()
-    log.handlers[:], log.propagate = before, propagate
-    log.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -170,6 +170,14 @@ def test_a_damaged_file_of_a_run_is_refused(refusal, finished, tmp_path, name, d
     assert content(workdir).items() >= kept.items()
 
 
+def test_a_report_that_cannot_be_written_is_named(refusal, uninterrupted, tmp_path):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    (workdir / "report.html").unlink()
+    (workdir / "report.html").mkdir()
+    assert refusal(SMALL, workdir).startswith(f"{workdir}/report.html could not be written: Is a directory;")
+    assert last_state(workdir) == last_state(uninterrupted)
+
+
 # A file system of its own, in a namespace of its own, of which all is copied out at the end.
 SMALL_DISK = """
 mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99

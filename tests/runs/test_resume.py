@@ -15,7 +15,7 @@ from mmjax.checkpoint import saved_steps
 
 
 def assert_same_run(workdir, other):
-    """All that was learned and logged is equal, every step once, TensorBoard too, and the state at the end."""
+    """All that was learned and logged is equal, every step once, and so is the state at the end."""
     steps = [line["step"] for line in lines(workdir) if "train/loss" in line]
     assert sorted(steps) == list(range(1, small.STEPS + 1))
     assert learned(workdir) == learned(other)
