@@ -29,8 +29,8 @@ _POLICIES = {
 
 @functools.partial(jax.checkpoint, static_argnums=1, prevent_cse=False)
 def _activate(x, activation: Activation):
-    """In float32, which a CPU does thrice as fast as bfloat16; the backward pass starts from `x` again, so that
-    a scan over layers has fewer arrays to stack."""
+    """In float32, which a CPU does thrice as fast as bfloat16; the backward pass starts from `x` again,
+    so that a scan over layers has fewer arrays to stack."""
     return _ACTIVATIONS[activation](x.astype(jnp.float32)).astype(x.dtype)
 
 

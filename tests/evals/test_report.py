@@ -1,6 +1,7 @@
 """The HTML report: one well-formed page without network, script or unescaped words, below 2 MB."""
 
 import base64
+import errno
 import io
 import re
 from html.parser import HTMLParser
@@ -247,10 +248,10 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     before = (tmp_path / "report.html").read_bytes()
 
     def full(source, target):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(report_module.os, "replace", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match="report.html could not be written: No space left on device"):
         page(tmp_path, title="Run 8")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_bytes() == before

@@ -42,7 +42,7 @@ def start(cfg, workdir, *arguments, env=None) -> multiprocessing.process.BasePro
     return process
 
 
-def exit_code(process, timeout_s=120) -> int:
+def exit_code(process, timeout_s=300) -> int:
     process.join(timeout_s)
     if process.is_alive():
         process.kill()

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import small
 from commands import DEBUG, ROOT, SMALL, here, last_state, learned, lines
 
 import mmjax
@@ -73,7 +74,7 @@ def test_a_wrong_argument_is_refused_and_leaves_nothing(refusal, tmp_path, argum
 
 
 def test_a_batch_larger_than_the_data_is_refused(refusal, tmp_path):
-    message = refusal(DEBUG, tmp_path / "run", "data.train.size=8")
+    message = refusal(SMALL, tmp_path / "run", "data.train.size=8")
     assert message == "batch_size=16, but the training data has 8 examples"
 
 
@@ -125,7 +126,7 @@ def test_a_damaged_download_is_named_with_both_checksums(refusal, tmp_path, no_n
 
 def test_a_missing_package_is_named_with_the_remedy(refusal, tmp_path, no_npm, monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
-    assert refusal(DEBUG, tmp_path / "run").endswith("needs grain: pip install grain")
+    assert refusal(SMALL, tmp_path / "run").endswith("needs grain: pip install grain")
     monkeypatch.delitem(sys.modules, "mmjax.data.sources.emoji_build", raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     assert "pip install tensorflow-datasets" in refusal(QUICKSTART, tmp_path / "other")
@@ -209,12 +210,12 @@ def test_a_full_disk_is_said_in_one_line_and_what_was_saved_goes_on(uninterrupte
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     workdir = disk / "run"
     command = [sys.executable, "-m", "mmjax.main", f"--config={SMALL}", f"--workdir={workdir}"]
-    done = on_a_small_disk(5_000_000, disk, kept, [*command, "checkpoint.keep_last=100"])
+    done = on_a_small_disk(3_000_000, disk, kept, [*command, "checkpoint.keep_last=100"])
     assert done.returncode == 78, done.stderr
     (message,) = done.stderr.splitlines()
     assert message.startswith("error: ") and str(workdir) in message and "o space left" in message
     steps = saved_steps(kept / "run" / "checkpoints")
-    assert steps and steps[-1] < 48
+    assert steps and steps[-1] < small.STEPS
     for step in steps:
         assert all(
             np.isfinite(leaf).all() for leaf in jax.tree.leaves(mmjax.load(kept / "run", step=step).params)

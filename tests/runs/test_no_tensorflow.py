@@ -31,11 +31,11 @@ held_out, trained = (
 )
 cfg = small.get_config()
 emoji = ZeroShot(name="emoji_val_style", source=held_out, classes=trained)
-cfg = dataclasses.replace(cfg, checkpoint=Checkpointing(every_steps=24), evals={**cfg.evals, "emoji": emoji})
+cfg = dataclasses.replace(cfg, checkpoint=Checkpointing(every_steps=12), evals={**cfg.evals, "emoji": emoji})
 runtime.start()
 cfg.run(workdir)
 (workdir / "report.html").unlink()
-shutil.rmtree(workdir / "checkpoints" / "48")
+shutil.rmtree(workdir / "checkpoints" / "24")
 cfg.run(workdir)
 assert (workdir / "report.html").is_file()
 assert mmjax.load(workdir).encode_text(["a star"]).shape == (1, 16)
@@ -49,7 +49,7 @@ def test_a_run_trains_evaluates_reports_and_resumes_without_tensorflow(uninterru
     # No ImportError, which a library might take for its absence.
     package.write_text("raise RuntimeError('something imports tensorflow')")
     done = python(CODE, ROOT / "tests", tmp_path / "blocked", tmp_path / "run")
-    assert "restoring step 24" in done.stdout and "emoji: built" in done.stdout
+    assert "restoring step 12" in done.stdout and "emoji: built" in done.stdout
     trained = [
         [line for line in learned(run) if "train/loss" in line[1]]
         for run in (tmp_path / "run", uninterrupted)

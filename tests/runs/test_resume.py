@@ -24,18 +24,28 @@ def assert_same_run(workdir, other):
     assert last_state(workdir) == last_state(other)
 
 
-def test_five_kills_in_a_row_leave_no_trace(uninterrupted, tmp_path):
+@pytest.fixture
+def gate(tmp_path):
+    """A file that keeps the run in an evaluation of the small config as long as it is there."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    return gate
+
+
+def test_five_kills_in_a_row_leave_no_trace(uninterrupted, tmp_path, gate):
     workdir, moments = tmp_path / "killed", random.Random()
+    cfg = f"{SMALL}:gate={gate}"  # after the last step, so that none ends before it is killed
     for kill in range(5):
-        process = start(SMALL, workdir)
+        process = start(cfg, workdir)
         if kill == 2:  # perhaps before the run is where it was
             time.sleep(moments.uniform(0, 2))
         else:
-            wait_for_step(process, workdir, moments.randint(1, 8) + 7 * kill)
-            time.sleep(moments.uniform(0, 0.1))
+            wait_for_step(process, workdir, 4 * kill + moments.randint(1, 8))
+            time.sleep(moments.uniform(0, 0.2))
         process.kill()
-        assert exit_code(process) == -signal.SIGKILL, "the run was over before it was killed"
-    assert exit_code(start(SMALL, workdir)) == 0
+        assert exit_code(process) == -signal.SIGKILL
+    gate.unlink()
+    assert exit_code(start(cfg, workdir)) == 0
     assert_same_run(workdir, uninterrupted)
 
 
@@ -54,14 +64,15 @@ def test_a_run_asked_to_stop_saves_first_and_goes_on_later(number, uninterrupted
     assert_same_run(workdir, uninterrupted)
 
 
-def test_a_run_killed_between_checkpoint_and_evaluation_evaluates_later(uninterrupted, tmp_path):
-    workdir, fuse = tmp_path / "burnt", tmp_path / "fuse"
-    fuse.touch()
-    cfg = f"{SMALL}:fuse={fuse},checkpoint={workdir / 'checkpoints' / '16'}"
-    assert exit_code(start(cfg, workdir)) == -signal.SIGKILL
-    assert saved_steps(workdir / "checkpoints")[-1] == 16
+def test_a_run_killed_between_checkpoint_and_evaluation_evaluates_later(uninterrupted, tmp_path, gate):
+    workdir, cfg = tmp_path / "killed", f"{SMALL}:gate={gate},gate_every=8"
+    process = start(cfg, workdir)
+    while process.is_alive() and saved_steps(workdir / "checkpoints") != [4, 8]:
+        time.sleep(0.01)
+    process.kill()
+    assert exit_code(process) == -signal.SIGKILL
     assert not any("val/scenes_test/i2t_r1" in line for line in lines(workdir))
-    fuse.unlink()
+    gate.unlink()
     assert here(cfg, workdir) == 0
     assert_same_run(workdir, uninterrupted)
 
