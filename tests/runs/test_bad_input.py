@@ -212,8 +212,10 @@ def test_a_full_disk_is_said_in_one_line_and_what_was_saved_goes_on(uninterrupte
     command = [sys.executable, "-m", "mmjax.main", f"--config={SMALL}", f"--workdir={workdir}"]
     done = on_a_small_disk(3_000_000, disk, kept, [*command, "checkpoint.keep_last=100"])
     assert done.returncode == 78, done.stderr
-    (message,) = done.stderr.splitlines()
-    assert message.startswith("error: ") and str(workdir) in message and "o space left" in message
+    # TensorStore's threads may print what they think of it, too.
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert str(workdir) in message and "o space left" in message
+    assert f"{ROOT}/mmjax" not in done.stderr
     steps = saved_steps(kept / "run" / "checkpoints")
     assert steps and steps[-1] < small.STEPS
     for step in steps:
