@@ -14,7 +14,7 @@ from mmjax.data.tokenizer import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.evals.zero_shot import ZeroShot
 from mmjax.objectives.infonce import InfoNCE
-from mmjax.optim import Optim
+from mmjax.optim import Muon, Optim
 from mmjax.pretrain import Pretrain
 from mmjax.towers.conv import ConvNet
 from mmjax.towers.text import BagOfPieces
@@ -50,7 +50,7 @@ def get_config(steps: int = 14_000, seed: int = 0, every_steps: int = 2_000):
         preprocess=Preprocess(size=SIZE, filter="bilinear"),
         tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
         steps=steps,
-        optim=Optim(lr=2e-3, warmup_steps=steps // 20, weight_decay=0.1),
+        optim=Optim(rule=Muon(), lr=2e-3, warmup_steps=steps // 20, weight_decay=0.1),
         checkpoint=Checkpointing(every_minutes=2.0),
         evals={
             "style": ZeroShot(

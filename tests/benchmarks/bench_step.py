@@ -27,10 +27,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from clip_sizes import SIZES, ClipSize, Transformer  # noqa: E402
 
 LR, B1, B2, EPS, WEIGHT_DECAY = 5e-4, 0.9, 0.98, 1e-6, 0.2
-WARM_UP = 2  # steps after the first one
+WARM_UP = 4  # steps after the first one
+# What launch/local.sh sets, for both.
+MALLOC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": "20000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
-def mmjax_step(size: ClipSize, dtype: str):
+def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     """A function that takes one step and returns its loss, and the number of parameters.
 
     jax reads its flags when it starts, so the imports wait until the process has its core.
@@ -42,7 +49,7 @@ def mmjax_step(size: ClipSize, dtype: str):
 
     if dtype == "bfloat16":
         runtime.speed_up_bfloat16_on_cpu()
-    cfg = _mmjax_config(size, dtype)
+    cfg = _mmjax_config(size, dtype, unroll)
     rng = np.random.default_rng(0)
     text = rng.integers(2, size.vocab, (size.batch, size.length), dtype=np.int32)
     text[:, -1] = 1  # the end of text
@@ -65,13 +72,13 @@ def mmjax_step(size: ClipSize, dtype: str):
     return step, sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
 
 
-def _mmjax_config(size: ClipSize, dtype: str):
+def _mmjax_config(size: ClipSize, dtype: str, unroll: bool):
     from mmjax.data.geometry import Preprocess, Resize
     from mmjax.data.pipeline import Data
     from mmjax.data.sources.scenes import Scenes
     from mmjax.data.tokenizer import SentencePiece
     from mmjax.objectives.infonce import InfoNCE
-    from mmjax.optim import Optim
+    from mmjax.optim import AdamW, Optim
     from mmjax.pretrain import Pretrain
     from mmjax.towers.layers import Encoder
     from mmjax.towers.text import TextTransformer
@@ -84,7 +91,7 @@ def _mmjax_config(size: ClipSize, dtype: str):
             causal=causal,
             activation="gelu",
             norm_eps=1e-5,
-            scan=os.environ.get("SCAN", "1") == "1", remat=os.environ.get("REMAT", "none"),
+            scan=not unroll,
             dtype=dtype,
         )
 
@@ -112,7 +119,9 @@ def _mmjax_config(size: ClipSize, dtype: str):
         preprocess=Preprocess(size=size.pixels),
         tokenizer=SentencePiece(vocab=size.vocab, length=size.length),
         steps=10_000,
-        optim=Optim(lr=LR, b1=B1, b2=B2, eps=EPS, weight_decay=WEIGHT_DECAY, clip=None, warmup_steps=100),
+        optim=Optim(
+            rule=AdamW(b1=B1, b2=B2, eps=EPS), lr=LR, weight_decay=WEIGHT_DECAY, clip=None, warmup_steps=100
+        ),
     )
 
 
@@ -177,7 +186,8 @@ def _let_torchvision_import(torch):
 
 
 STEPS = {
-    "mmjax": (mmjax_step, ("jax", "jaxlib", "flax", "optax")),
+    "mmjax": (functools.partial(mmjax_step, unroll=False), ("jax", "jaxlib", "flax", "optax")),
+    "mmjax, unrolled": (functools.partial(mmjax_step, unroll=True), ("jax", "jaxlib", "flax", "optax")),
     "open_clip": (functools.partial(open_clip_step, fused=False), ("torch", "open_clip_torch")),
     "open_clip, fused AdamW": (functools.partial(open_clip_step, fused=True), ("torch", "open_clip_torch")),
 }
@@ -211,7 +221,7 @@ class Worker:
         command = [python, __file__, "--worker", name]
         command += [f"--size={args.size}", f"--dtype={args.dtype}", f"--threads={args.threads}"]
         threads = str(args.threads)
-        env = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        env = {**MALLOC, **os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         cores = {args.core} if args.threads == 1 else os.sched_getaffinity(0)
         self.process = subprocess.Popen(
             command,
@@ -255,6 +265,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--torch-python", default=sys.executable)
+    parser.add_argument("--unroll", action="store_true", help="mmjax without scan over the layers")
     parser.add_argument("--fused", action="store_true", help="also open_clip with torch's fused AdamW")
     parser.add_argument("--worker", choices=STEPS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -262,12 +273,12 @@ def main():
     if args.worker:
         return work(args.worker, size, args.dtype, args.threads)
     peers = ["open_clip", *(["open_clip, fused AdamW"] if args.fused else [])]
-    workers = [Worker("mmjax", sys.executable, args)]
+    workers = [Worker("mmjax, unrolled" if args.unroll else "mmjax", sys.executable, args)]
     workers += [Worker(name, args.torch_python, args) for name in peers]
     for w in workers:
         print(w.name, w.about)
     for i in range(args.rounds):
-        for w in workers[i % len(workers):] + workers[:i % len(workers)]:
+        for w in workers[i % len(workers) :] + workers[: i % len(workers)]:
             w.step()
     for w in workers:
         report(w, size)

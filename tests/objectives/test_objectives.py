@@ -28,9 +28,7 @@ def test_infonce_starts_at_its_initial_scale():
 def test_sigmoid_starts_at_its_initial_scale_and_bias():
     z = pairs()
     loss, variables = Sigmoid().init_with_output(jax.random.key(0), z, {})
-    np.testing.assert_allclose(
-        loss.value, contrastive.sigmoid(z["image"], z["text"], 10.0, -10.0), rtol=1e-6
-    )
+    np.testing.assert_allclose(loss.value, contrastive.sigmoid(z["image"], z["text"], 10.0, -10.0), rtol=1e-6)
     assert set(variables["params"]) == {"log_scale", "bias"}
 
 

@@ -203,7 +203,30 @@ def test_dropout_of_a_bag_hides_whole_pieces():
     assert abs(hidden_BS.mean() - 0.5) < 4 * np.sqrt(0.25 / hidden_BS.size)
 
 
-@pytest.mark.parametrize("tower", [ViT(**(VIT | dict(patch=7))), ConvNet(stride=5)], ids=["vit", "conv"])
+@pytest.mark.parametrize("stem, stride", [(8, 4), (4, 4), (6, 2), (3, 1), (2, 1)])
+def test_the_stem_is_a_strided_convolution(stem, stride):
+    tower = ConvNet(widths=(8,), depth=0, stem=stem, stride=stride, hidden=16, embed=8)
+    start = tower.init(jax.random.key(0), inputs("conv"))
+    cells = stem // stride
+    kernel = np.asarray(start["params"]["stem"]["kernel"]).reshape(cells, cells, stride, stride, 3, 8)
+    window = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(stem, stem, 3, 8)
+    _, found = tower.apply(start, inputs("conv"), capture_intermediates=True)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(
+        inputs("conv"), window, (stride, stride), "SAME", dimension_numbers=numbers
+    )
+    (given,) = found["intermediates"]["stem"]["__call__"]
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stem_of_part_of_a_stride_is_refused():
+    with pytest.raises(ValueError, match="stem=6 must be a multiple of stride=4"):
+        jax.eval_shape(ConvNet(stem=6).init, jax.random.key(0), inputs("conv"))
+
+
+@pytest.mark.parametrize(
+    "tower", [ViT(**(VIT | dict(patch=7))), ConvNet(stem=5, stride=5)], ids=["vit", "conv"]
+)
 def test_image_sizes_that_do_not_divide_are_refused(tower):
     with pytest.raises(ValueError, match="16x16 pixels does not divide .* multiples of"):
         jax.eval_shape(tower.init, jax.random.key(0), inputs("vit"))
