@@ -26,9 +26,10 @@ from mmjax.data.pipeline import Data
 from mmjax.data.tokenizer import SentencePiece, Tokenizer, load, train
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
-from mmjax.model import Model, check_vocab, encoders, unit
+from mmjax.model import Model, check_pair, check_vocab, encoders, unit
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
+from mmjax.towers import batch_norm
 
 log = logging.getLogger("mmjax")
 
@@ -158,11 +159,7 @@ def init_state(cfg: Pretrain, batch_size: int) -> dict[str, Any]:
     text, text_params = cfg.towers["text"].init_with_output(
         text_key, jnp.zeros((batch_size, length), jnp.int32)
     )
-    widths = image.embedding_BE.shape[-1], text.embedding_BE.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"the towers' embeddings differ: image has embed={widths[0]}, text embed={widths[1]}"
-        )
+    check_pair(image, text)
     z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
     objective_params = cfg.objective.init(objective_key, z, {})
     params = {
@@ -187,10 +184,11 @@ def make_step(cfg: Pretrain) -> Callable:
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         gradient = jax.value_and_grad(lambda params: _loss(cfg, params, batch, key), has_aux=True)
-        (value, found), grads = gradient(state["params"])
+        (value, (found, statistics)), grads = gradient(state["params"])
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
         new = {
-            "params": optax.apply_updates(state["params"], updates),
+            "params": batch_norm.with_statistics(params, statistics),
             "opt_state": opt_state,
             "step": state["step"] + 1,
             "key": state["key"],
@@ -221,12 +219,14 @@ def _loss(cfg: Pretrain, params, batch, key):
         "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
         "text": batch["text"],
     }
-    z = {}
+    z, statistics = {}, {}
     for modality, dropout_key in zip(("image", "text"), dropout_keys, strict=True):
-        variables, rngs = {"params": params[modality]}, {"dropout": dropout_key}
-        encoded = cfg.towers[modality].apply(variables, inputs[modality], train=True, rngs=rngs)
+        encoded, statistics[modality] = batch_norm.apply_in_training(
+            cfg.towers[modality], params[modality], inputs[modality], dropout_key
+        )
         z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
-    return cfg.objective.apply({"params": params["objective"]}, z, batch)
+    value, scalars = cfg.objective.apply({"params": params["objective"]}, z, batch)
+    return value, (scalars, statistics)
 
 
 def _first_state(cfg, mesh, shapes, layout, checkpoints):
