@@ -1,25 +1,36 @@
-"""Every file of configs/ builds, survives JSON and takes a step."""
+"""Every file of configs/ builds, survives JSON and takes a step; the largest take it on paper."""
 
 import math
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
 from commands import ROOT, exit_code, lines, start
 
-from mmjax import config
+from mmjax import config, sharding
+from mmjax.pretrain import init_state, make_step
+from mmjax.sharding import MeshShape
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+# Published recipes: neither their towers nor their batches fit a machine of tests.
+LARGE = ("clip_b16", "clip_b32", "clip_l14", "clipa_h14", "lit_b16", "siglip2_so400m", "siglip_b16")
+
+
+def load(name):
+    return config.load(f"{ROOT}/configs/{name}.py")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_builds_and_survives_json(name):
-    cfg = config.load(f"{ROOT}/configs/{name}.py")
+    cfg = load(name)
     assert config.from_json(config.to_json(cfg)) == cfg
     assert cfg.evals
+    assert (cfg.data.batch_size > 4_096) == (name in LARGE)
 
 
 # test_main runs the debug config to its end.
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "debug"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("debug", *LARGE)])
 def test_a_config_takes_a_step(name, tmp_path):
     workdir = tmp_path / "run"
     one_step = f"{ROOT}/tests/runs/one_step.py:name={name}"
@@ -28,3 +39,32 @@ def test_a_config_takes_a_step(name, tmp_path):
     assert exit_code(process) == 0, pathlib.Path(f"{workdir}.out").read_text()
     (line,) = lines(workdir)
     assert line["step"] == 1 and math.isfinite(line["train/loss"]) and line["train/grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_config_traces_a_step_of_its_full_size(name):
+    cfg = load(name)
+    size, rows = cfg.preprocess.size, cfg.data.batch_size
+    batch = {
+        "image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((rows, cfg.tokenizer.length), jnp.int32),
+        "id": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }
+    state = jax.eval_shape(lambda: init_state(cfg, 8))
+    after, metrics = jax.eval_shape(make_step(cfg), state, batch)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_array_of_a_large_config_is_whole_on_every_device(name):
+    state = jax.eval_shape(lambda: init_state(load(name), 8))
+    for shape in (MeshShape(data=2, fsdp=4), MeshShape(data=2, fsdp=2, tensor=2)):
+        layout = sharding.shardings(sharding.make_mesh(shape), state)
+        for (path, leaf), where in zip(
+            jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(layout), strict=True
+        ):
+            if leaf.size * leaf.dtype.itemsize > 2**20:
+                assert not where.is_fully_replicated, sharding.path_name(path)

@@ -1,0 +1,60 @@
+"""The towers and the schedule of LiT B/16: Zhai et al. 2022, arXiv:2111.07991, with values of big_vision's
+configs/proj/image_text/lit_coco.py and README_lit.md (the model without a head on the picture's side).
+
+LiT learns to read out a picture tower that is there already: restore its weights and freeze them, without
+which this trains both towers from their start. Generated scenes stand in for CC12M and YFCC100M: give
+`data.train` and `evals` a source of your own.
+"""
+
+from mmjax.checkpoint import Checkpointing
+from mmjax.data.geometry import Flip, Preprocess, Resize
+from mmjax.data.pipeline import Data
+from mmjax.data.sources.scenes import Scenes
+from mmjax.data.tokenizer import SentencePiece
+from mmjax.evals.retrieval import Retrieval
+from mmjax.objectives.infonce import InfoNCE
+from mmjax.optim import AdamW, Optim
+from mmjax.pretrain import Pretrain
+from mmjax.towers.layers import Encoder
+from mmjax.towers.text import TextTransformer
+from mmjax.towers.vit import ViT
+
+SIZE, WIDTH = 224, 768
+VOCAB, LENGTH = 32_000, 16
+STEPS = 60_000
+
+
+def get_config(dtype: str = "bfloat16", remat: str = "dots"):
+    encoder = Encoder(depth=12, heads=12, remat=remat, dtype=dtype)
+    return Pretrain(
+        towers={
+            "image": ViT(
+                width=WIDTH, patch=16, embed=WIDTH, encoder=encoder, pool="class", projection="none"
+            ),
+            "text": TextTransformer(
+                vocab=VOCAB, length=LENGTH, width=WIDTH, embed=WIDTH, encoder=encoder, projection="affine"
+            ),
+        },
+        objective=InfoNCE(initial_scale=10.0),
+        data=Data(
+            train=Scenes(split="train", px=SIZE),
+            batch_size=16_384,
+            geometry=(Resize(size=SIZE, filter="bilinear"), Flip(prob=0.5)),
+        ),
+        preprocess=Preprocess(size=SIZE, mode="squash", filter="bilinear"),
+        tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
+        steps=STEPS,
+        optim=Optim(
+            rule=AdamW(b1=0.9, b2=0.999),
+            lr=1e-3,
+            warmup_steps=STEPS * 3 // 100,
+            clip=1.0,
+            # 1e-4 in the paper, whose decay is not scaled by the learning rate.
+            weight_decay=1e-4 / 1e-3,
+            decayed=r"kernel$",
+        ),
+        checkpoint=Checkpointing(every_steps=1_000),
+        evals={
+            "test": Retrieval(name="scenes_test", source=Scenes(split="test", px=SIZE), every_steps=5_000)
+        },
+    )
