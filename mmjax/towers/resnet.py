@@ -14,14 +14,13 @@ from mmjax.towers import Encoded
 from mmjax.towers.batch_norm import BatchNorm
 from mmjax.towers.layers import Attention
 
-_STRIDE = 32  # of the whole tower
 _GROWTH = 4  # channels that leave a bottleneck over those inside
 
 
 class ResNet(nn.Module):
-    """Stem -> four stages of bottlenecks (He et al. 2016, arXiv:1512.03385) -> the mean cell attends to all.
+    """Stem -> stages of bottlenecks (He et al. 2016, arXiv:1512.03385) -> the mean cell attends to all.
 
-    Cells have learned places, so the picture's size is part of the weights.
+    The stem shrinks a picture by 4, and each stage after the first by 2. Cells have learned places, so the picture's size is part of the weights.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks of each stage
@@ -35,12 +34,13 @@ class ResNet(nn.Module):
         """`tokens_BSD` are the cells of the last feature map.
 
         Raises:
-            ValueError: the picture's sides are no multiples of 32.
+            ValueError: the picture's sides are no multiples of all strides together.
         """
-        if image_BHWC.shape[1] % _STRIDE or image_BHWC.shape[2] % _STRIDE:
+        total = 2 ** (len(self.depths) + 1)
+        if image_BHWC.shape[1] % total or image_BHWC.shape[2] % total:
             raise ValueError(
                 f"an image of {image_BHWC.shape[1]}x{image_BHWC.shape[2]} pixels does not divide by the "
-                f"tower's total stride {_STRIDE}; use sides that are multiples of {_STRIDE}"
+                f"tower's total stride {total}; use sides that are multiples of {total}"
             )
         x_BHWC = self._stem(image_BHWC.astype(self.dtype), train)
         for stage, depth in enumerate(self.depths):

@@ -10,6 +10,8 @@ import pytest
 from mmjax.sharding import MeshShape, make_mesh, path_name, put_batch
 from mmjax.towers.conv import ConvNet
 from mmjax.towers.layers import Encoder
+from mmjax.towers.pooling import AttentionPool
+from mmjax.towers.resnet import ResNet
 from mmjax.towers.text import BagOfPieces, TextTransformer
 from mmjax.towers.vit import ViT
 
@@ -21,12 +23,24 @@ IMAGE_TOWERS = {
     "vit": ViT(**VIT),
     "vit_class": ViT(**VIT, pool="class", norm_before=True, patch_bias=False),
     "vit_map": ViT(**VIT, pool="map"),
+    "vit_rope": ViT(
+        **VIT | {"encoder": ENCODER.clone(qk_norm=True, layer_scale=0.5, activation="gelu")},
+        pool=AttentionPool(heads=4),
+        positions="learned+rope",
+        class_token=True,
+        registers=2,
+        projection="affine",
+    ),
+    "vit_fixed": ViT(**VIT, positions="sincos2d", norm_pooled=True),
+    "resnet": ResNet(depths=(1, 1), width=8, embed=8),
     "vit_heads": ViT(**VIT | {"encoder": ENCODER.clone(head_width=4, mlp=24, activation="quick_gelu")}),
     "conv": ConvNet(widths=(8, 16), hidden=16, embed=8, dropout=0.5),
 }
 TEXT_TOWERS = {
     "causal": TextTransformer(**TEXT, encoder=CAUSAL),
     "bidirectional": TextTransformer(**TEXT, encoder=ENCODER, pool="mean"),
+    "last": TextTransformer(**TEXT, encoder=ENCODER, pool="last", projection="affine", pad=None),
+    "map": TextTransformer(**TEXT, encoder=ENCODER, pool="map"),
     "bag": BagOfPieces(vocab=64, width=16, embed=8),
 }
 TOWERS = IMAGE_TOWERS | TEXT_TOWERS
@@ -36,7 +50,8 @@ TOWERS = IMAGE_TOWERS | TEXT_TOWERS
 def inputs(name):
     rng = np.random.default_rng(0)
     if name in IMAGE_TOWERS:
-        return rng.normal(size=(8, 16, 16, 3)).astype(np.float32)
+        side = 32 if name == "resnet" else 16
+        return rng.normal(size=(8, side, side, 3)).astype(np.float32)
     tokens = rng.integers(2, 64, (8, 12), dtype=np.int32)
     for row, length in enumerate(rng.integers(3, 11, 8)):
         tokens[row, length:] = [1, *[0] * (11 - length)]
@@ -49,7 +64,7 @@ def variables(name):
     rng = np.random.default_rng(1)
 
     def draw(path, leaf):
-        middle = 1.0 if path_name(path).endswith("scale") else 0.0
+        middle = 1.0 if path_name(path).endswith(("scale", "var")) else 0.0
         return rng.normal(middle, 0.2, leaf.shape).astype(leaf.dtype)
 
     shapes = jax.eval_shape(TOWERS[name].init, jax.random.key(0), inputs(name))
@@ -78,7 +93,9 @@ def test_towers_give_an_embedding_and_tokens(name):
     assert np.isfinite(embedding_BE).all()
 
 
-@pytest.mark.parametrize("name", ["vit_class", "vit_map", "conv", "causal", "bidirectional", "bag"])
+@pytest.mark.parametrize(
+    "name", ["vit_class", "vit_map", "vit_rope", "resnet", "conv", "causal", "bidirectional", "bag"]
+)
 def test_bfloat16_is_for_computation_alone(name):
     tower, x = TOWERS[name], inputs(name)
     low = (
@@ -132,7 +149,7 @@ def test_scan_and_remat_change_neither_outputs_nor_gradients():
         )
 
 
-@pytest.mark.parametrize("name", TEXT_TOWERS)
+@pytest.mark.parametrize("name", [name for name in TEXT_TOWERS if name != "last"])
 def test_padding_does_not_change_a_text(name):
     longest = int((inputs(name) != 0).sum(axis=1).max())
     assert longest < 12
