@@ -20,7 +20,8 @@ _GROWTH = 4  # channels that leave a bottleneck over those inside
 class ResNet(nn.Module):
     """Stem -> stages of bottlenecks (He et al. 2016, arXiv:1512.03385) -> the mean cell attends to all.
 
-    The stem shrinks a picture by 4, and each stage after the first by 2. Cells have learned places, so the picture's size is part of the weights.
+    The stem shrinks a picture by 4, and each stage after the first by 2. Cells have learned places, so the
+    picture's size is part of the weights.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)  # bottlenecks of each stage
