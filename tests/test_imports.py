@@ -16,7 +16,7 @@ LAYERS = (
     {"sharding"},
     {"kernels"},
     {"towers", "objectives", "data"},
-    {"optim", "checkpoint", "metrics", "evals", "flops", "runtime", "workdir"},
+    {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
     {"model", "evaluation"},
     {"loop"},
     {"pretrain", "finetune", "interop"},

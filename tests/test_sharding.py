@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mmjax import sharding
-from mmjax.pretrain import init_state
+from mmjax.pretrain.step import init_state
 from mmjax.sharding import MeshShape
 
 
