@@ -21,6 +21,7 @@ from mmjax import sharding
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
 from mmjax.data.tokenizer import Tokenizer
+from mmjax.towers import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +104,21 @@ def encoders(towers: dict[str, nn.Module], preprocessing: Preprocess, mesh: Mesh
 
     out = sharding.replicated(mesh)
     return {modality: jax.jit(functools.partial(encode, modality), out_shardings=out) for modality in towers}
+
+
+def check_pair(image: Encoded, text: Encoded):
+    """Raises ValueError where two towers do not give one embedding an example, both of one width."""
+    for modality, encoded in (("image", image), ("text", text)):
+        if encoded.embedding_BE.ndim != 2:
+            raise ValueError(
+                f"the {modality} tower gives {list(encoded.embedding_BE.shape)}, not one embedding an "
+                "example; use a tower that pools"
+            )
+    widths = image.embedding_BE.shape[-1], text.embedding_BE.shape[-1]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the towers' embeddings differ: image has embed={widths[0]}, text embed={widths[1]}"
+        )
 
 
 def check_vocab(params, vocab: int):

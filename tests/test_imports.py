@@ -16,6 +16,7 @@ LAYERS = (
     {"sharding"},
     {"kernels"},
     {"towers", "objectives", "data"},
+    {"presets"},
     {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
     {"model", "evaluation"},
     {"loop"},

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from mmjax import health, optim, sharding
 from mmjax.data import colour
-from mmjax.model import unit
+from mmjax.model import check_pair, unit
+from mmjax.towers import batch_norm
 
 
 def init_state(cfg, batch_size: int) -> dict[str, Any]:
@@ -33,11 +34,7 @@ def init_state(cfg, batch_size: int) -> dict[str, Any]:
     text, text_params = cfg.towers["text"].init_with_output(
         text_key, jnp.zeros((batch_size, length), jnp.int32)
     )
-    widths = image.embedding_BE.shape[-1], text.embedding_BE.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"the towers' embeddings differ: image has embed={widths[0]}, text embed={widths[1]}"
-        )
+    check_pair(image, text)
     z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
     objective_params = cfg.objective.init(objective_key, z, {})
     params = {
@@ -64,9 +61,9 @@ def make_step(cfg) -> Callable:
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
         gradient = jax.value_and_grad(lambda params: loss(cfg, params, batch, key), has_aux=True)
-        (value, (found, z)), grads = gradient(state["params"])
+        (value, (found, z, statistics)), grads = gradient(state["params"])
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+        params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
         new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
         if cfg.optim.ema:
             new["ema"] = optim.average(cfg.optim, state["ema"], params, state["step"])
@@ -96,7 +93,7 @@ def with_layout(shapes, layout):
 
 
 def loss(cfg, params, batch, key):
-    """The objective's value on a batch, and (its metrics, the embeddings by modality)."""
+    """The objective's value on a batch, and (its metrics, embeddings, running statistics), by modality."""
     frozen = optim.frozen(cfg.optim, params)
     # Without it XLA would compute the gradients of what is not trained, and the norms would count them.
     params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
@@ -106,10 +103,11 @@ def loss(cfg, params, batch, key):
         "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
         "text": batch["text"],
     }
-    z = {}
+    z, statistics = {}, {}
     for modality, dropout_key in zip(("image", "text"), dropout_keys, strict=True):
-        variables, rngs = {"params": params[modality]}, {"dropout": dropout_key}
-        encoded = cfg.towers[modality].apply(variables, inputs[modality], train=True, rngs=rngs)
+        encoded, statistics[modality] = batch_norm.apply_in_training(
+            cfg.towers[modality], params[modality], inputs[modality], dropout_key
+        )
         z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
     value, metrics = cfg.objective.apply({"params": params["objective"]}, z, batch)
-    return value, (metrics, z)
+    return value, (metrics, z, statistics)

@@ -13,7 +13,7 @@ from jax import Array
 class Encoded(NamedTuple):
     """What a tower makes of a batch."""
 
-    embedding_BE: Array  # before normalisation, any float dtype
+    embedding_BE: Array  # before normalisation, any float dtype; [B, S, E] of a tower that pools nothing
     tokens_BSD: Array  # what was pooled: patches, cells of a feature map, or pieces of text
 
 
@@ -23,5 +23,6 @@ class Tower(Protocol):
     def __call__(self, inputs: Array, *, train: bool = False) -> Encoded:
         """Encodes `inputs`: float [B, H, W, 3] pictures, mean and std removed, or int32 [B, S] token ids.
 
-        `train` turns dropout on, which reads the rng stream `dropout`.
+        `train` turns dropout on, which reads the rng stream `dropout`. A tower with running statistics keeps
+        them among its parameters (`batch_norm`).
         """

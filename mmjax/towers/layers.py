@@ -1,6 +1,7 @@
 """Parts that the transformer towers share.
 
-Letters: B batch, S positions, D width, F MLP width, N heads, K head width, L layers.
+Letters: B batch, S positions, T positions attended to, D width, F MLP width, N heads, K head width,
+P pairs of K, L layers.
 """
 
 import functools
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.sharding import constrain
+from mmjax.towers import positions
 from mmjax.towers.dense import Dense
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -35,25 +37,58 @@ def _activate(x, activation: Activation):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2)."""
+    """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2), of `x_BSD` to itself or to
+    a context."""
 
     heads: int
-    head_width: int
+    head_width: int | None = None  # None: width / heads
+    out: int | None = None  # width of the result; None: that of the input
     causal: bool = False
+    qk_norm: bool = False  # normalises queries and keys (Dehghani et al. 2023, arXiv:2302.05442)
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS=None):
-        """`mask_BS`: True where a position may be attended to; None for everywhere."""
+    def __call__(self, x_BSD, mask_BT=None, *, angles_BSP=None, context_BTD=None):
+        """
+        Args:
+            mask_BT: True where a position may be attended to; None for everywhere.
+            angles_BSP: rotary angles of queries and keys (`positions.rotate`); None rotates nothing.
+            context_BTD: what is attended to.
+        """
+        context_BTD = x_BSD if context_BTD is None else context_BTD
+        shape = (self.heads, self.head_width or per_head(x_BSD.shape[-1], self.heads))
 
-        def project(name):
-            return Dense((self.heads, self.head_width), dtype=self.dtype, name=name)(x_BSD)
+        def project(x, name):
+            return Dense(shape, dtype=self.dtype, name=name)(x)
 
-        mask_BNSS = None if mask_BS is None else mask_BS[:, None, None, :]
+        query_BSNK, key_BTNK = project(x_BSD, "query"), project(context_BTD, "key")
+        if self.qk_norm:
+            query_BSNK, key_BTNK = self._norm("norm_query", query_BSNK), self._norm("norm_key", key_BTNK)
+        if angles_BSP is not None:
+            query_BSNK, key_BTNK = (positions.rotate(x, angles_BSP) for x in (query_BSNK, key_BTNK))
+        value_BTNK = project(context_BTD, "value")
+        mask_BNST = None if mask_BT is None else mask_BT[:, None, None, :]
         y_BSNK = jax.nn.dot_product_attention(
-            project("query"), project("key"), project("value"), mask=mask_BNSS, is_causal=self.causal
+            query_BSNK, key_BTNK, value_BTNK, mask=mask_BNST, is_causal=self.causal
         )
-        return Dense(x_BSD.shape[-1], axes=2, dtype=self.dtype, name="out")(y_BSNK)
+        return Dense(self.out or x_BSD.shape[-1], axes=2, dtype=self.dtype, name="out")(y_BSNK)
+
+    def _norm(self, name, x):
+        return nn.LayerNorm(use_bias=False, dtype=self.dtype, name=name)(x)
+
+
+def per_head(width: int, heads: int) -> int:
+    """The width of one of `heads` that share `width`.
+
+    Raises:
+        ValueError: it does not divide.
+    """
+    if width % heads:
+        raise ValueError(
+            f"a width of {width} does not divide over {heads} heads; use another number of heads, or give "
+            "head_width"
+        )
+    return width // heads
 
 
 class Mlp(nn.Module):
@@ -80,29 +115,41 @@ class Block(nn.Module):
     activation: Activation
     norm_eps: float
     dropout: float
+    qk_norm: bool
+    layer_scale: float | None
     train: bool
     dtype: str
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS):
-        def norm(name):
-            return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=name)
-
-        def drop(y_BSD):
-            return nn.Dropout(self.dropout, deterministic=not self.train)(y_BSD)
-
+    def __call__(self, x_BSD, mask_BS, angles_BSP, drop_path):
         x_BSD = constrain(x_BSD, "batch", None, None)
         attend = Attention(
             heads=self.heads,
             head_width=self.head_width,
             causal=self.causal,
+            qk_norm=self.qk_norm,
             dtype=self.dtype,
             name="attention",
         )
-        x_BSD = x_BSD + drop(attend(norm("norm_attention")(x_BSD), mask_BS))
+        y_BSD = attend(self._norm("attention", x_BSD), mask_BS, angles_BSP=angles_BSP)
+        x_BSD = x_BSD + self._branch("attention", y_BSD, drop_path)
         mlp = Mlp(mlp=self.mlp, activation=self.activation, dtype=self.dtype, name="mlp")
-        x_BSD = x_BSD + drop(mlp(norm("norm_mlp")(x_BSD)))
+        x_BSD = x_BSD + self._branch("mlp", mlp(self._norm("mlp", x_BSD)), drop_path)
         return x_BSD, None
+
+    def _norm(self, name, x_BSD):
+        return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name=f"norm_{name}")(x_BSD)
+
+    def _branch(self, name, y_BSD, drop_path):
+        """What a residual branch adds: its output scaled, and in training now and then nothing."""
+        if self.layer_scale is not None:
+            start = nn.initializers.constant(self.layer_scale)
+            y_BSD = y_BSD * self.param(f"gain_{name}", start, y_BSD.shape[-1:]).astype(y_BSD.dtype)
+        y_BSD = nn.Dropout(self.dropout, deterministic=not self.train)(y_BSD)
+        if drop_path is None:
+            return y_BSD
+        keep_B11 = jax.random.bernoulli(self.make_rng("dropout"), 1 - drop_path, (len(y_BSD), 1, 1))
+        return jnp.where(keep_B11, y_BSD / (1 - drop_path).astype(y_BSD.dtype), 0)
 
 
 class Encoder(nn.Module):
@@ -120,59 +167,60 @@ class Encoder(nn.Module):
     activation: Activation = "gelu_tanh"
     norm_eps: float = 1e-6
     dropout: float = 0.0
+    # Chance that training skips a branch of the last block for an example; it grows linearly from 0 at the
+    # first (stochastic depth, Huang et al. 2016, arXiv:1603.09382).
+    drop_path: float = 0.0
+    qk_norm: bool = False  # normalises queries and keys
+    # Where a learned factor of each branch starts (LayerScale, Touvron et al. 2021, arXiv:2103.17239).
+    layer_scale: float | None = None
     remat: Remat = "none"
     scan: bool = True
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS=None, *, train: bool = False):
-        """`mask_BS`: True where a position may be attended to; None for everywhere."""
-        block = Block
-        if self.remat != "none":
-            # Under scan the loop already keeps XLA from merging the recomputation away.
-            block = nn.remat(block, policy=_POLICIES[self.remat], prevent_cse=not self.scan)
-        width = x_BSD.shape[-1]
-        fields = dict(
+    def __call__(self, x_BSD, mask_BS=None, *, angles_BSP=None, train: bool = False):
+        """
+        Args:
+            mask_BS: True where a position may be attended to; None for everywhere.
+            angles_BSP: rotary angles of the positions; B may be 1.
+        """
+        block = self._block()
+        fields = self._fields(x_BSD.shape[-1], train)
+        x_BSD = x_BSD.astype(self.dtype)
+        drop_L = jnp.linspace(0, self.drop_path, self.depth) if train and self.drop_path else None
+        if not self.scan:
+            for i in range(self.depth):
+                drop = None if drop_L is None else drop_L[i]
+                x_BSD, _ = block(**fields, name=f"block_{i}")(x_BSD, mask_BS, angles_BSP, drop)
+            return x_BSD
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            length=self.depth,
+        )
+        return layers(**fields, name="blocks")(x_BSD, mask_BS, angles_BSP, drop_L)[0]
+
+    def _block(self):
+        if self.remat == "none":
+            return Block
+        # Under scan the loop already keeps XLA from merging the recomputation away.
+        return nn.remat(Block, policy=_POLICIES[self.remat], prevent_cse=not self.scan)
+
+    def _fields(self, width, train):
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path={self.drop_path} is a probability; use a value in [0, 1)")
+        return dict(
             heads=self.heads,
-            head_width=width // self.heads if self.head_width is None else self.head_width,
+            head_width=self.head_width or per_head(width, self.heads),
             mlp=4 * width if self.mlp is None else self.mlp,
             causal=self.causal,
             activation=self.activation,
             norm_eps=self.norm_eps,
             dropout=self.dropout,
+            qk_norm=self.qk_norm,
+            layer_scale=self.layer_scale,
             train=train,
             dtype=self.dtype,
         )
-        x_BSD = x_BSD.astype(self.dtype)
-        if not self.scan:
-            for i in range(self.depth):
-                x_BSD, _ = block(**fields, name=f"block_{i}")(x_BSD, mask_BS)
-            return x_BSD
-        layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=self.depth,
-        )
-        return layers(**fields, name="blocks")(x_BSD, mask_BS)[0]
-
-
-class AttentionPool(nn.Module):
-    """Pools by attention of one learned query, then an MLP: the MAP head of Zhai et al. 2022,
-    arXiv:2106.04560, appendix A, after Lee et al. 2019, arXiv:1810.00825."""
-
-    heads: int
-    mlp: int | None = None  # None: 4 x width
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, x_BSD):
-        width = x_BSD.shape[-1]
-        probe_SD = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
-        probe_BSD = jnp.broadcast_to(probe_SD.astype(x_BSD.dtype), (x_BSD.shape[0], 1, width))
-        attend = nn.MultiHeadDotProductAttention(num_heads=self.heads, dtype=self.dtype, name="attention")
-        x_BSD = attend(probe_BSD, x_BSD, x_BSD)
-        y_BSD = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BSD)
-        mlp = 4 * width if self.mlp is None else self.mlp
-        return (x_BSD + Mlp(mlp=mlp, dtype=self.dtype, name="mlp")(y_BSD))[:, 0]

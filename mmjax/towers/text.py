@@ -5,13 +5,13 @@ Letters: B batch, S positions, D width, E embedding, V vocabulary.
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mmjax.towers import Encoded
+from mmjax.towers import Encoded, pooling
 from mmjax.towers.dense import Dense
 from mmjax.towers.layers import Encoder, Mlp
+from mmjax.towers.pooling import Projection
 
 PAD = 0  # token id of padding
 EOS = 1  # token id that ends every text
@@ -20,7 +20,8 @@ EOS = 1  # token id that ends every text
 class TextTransformer(nn.Module):
     """Pieces -> encoder -> pooled embedding (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
-    Padding is attended to by nobody. With a causal encoder pool the end of text, where all is known.
+    Padding is attended to by nobody. With a causal encoder pool the end of text, where all is known; `last`
+    is the last position of a row, padding or not, as SigLIP has it.
     """
 
     vocab: int
@@ -28,7 +29,10 @@ class TextTransformer(nn.Module):
     width: int
     embed: int
     encoder: Encoder
-    pool: Literal["eos", "mean"] = "eos"
+    pool: Literal["eos", "last", "mean", "map"] = "eos"
+    projection: Projection = "linear"  # to `embed`
+    eos: int = EOS
+    pad: int | None = PAD  # None: padding is a token like any other, as SigLIP and CLIPA have it
 
     @property
     def dtype(self) -> str:
@@ -36,7 +40,7 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BS, *, train: bool = False) -> Encoded:
-        """Raises ValueError where a text is longer than `length`."""
+        """Raises ValueError where a text is longer than `length`, or a projection does not fit."""
         if tokens_BS.shape[1] > self.length:
             raise ValueError(f"texts of {tokens_BS.shape[1]} tokens, but the tower has length={self.length}")
         # Both small, as CLIP's: a word's place must not drown in the word.
@@ -45,15 +49,21 @@ class TextTransformer(nn.Module):
         x_BSD = pieces(tokens_BS)
         positions_SD = self.param("positions", nn.initializers.normal(0.01), (self.length, self.width))
         x_BSD = x_BSD + positions_SD[: tokens_BS.shape[1]].astype(x_BSD.dtype)
-        real_BS = tokens_BS != PAD
+        real_BS = None if self.pad is None else tokens_BS != self.pad
         # Under a causal mask padding follows all that counts, so it needs no mask of its own.
         x_BSD = self.encoder(x_BSD, None if self.encoder.causal else real_BS, train=train)
         x_BSD = nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
+        pooled_BD = self._pooled(x_BSD, tokens_BS, real_BS)
+        return Encoded(pooling.project(pooled_BD, self.embed, self.projection), x_BSD)
+
+    def _pooled(self, x_BSD, tokens_BS, real_BS):
         if self.pool == "eos":
-            pooled_BD = jnp.take_along_axis(x_BSD, _first_eos(tokens_BS)[:, None, None], axis=1)[:, 0]
-        else:
-            pooled_BD = _mean_of_real(x_BSD, real_BS)
-        return Encoded(Dense(self.embed, use_bias=False, dtype=self.dtype, name="head")(pooled_BD), x_BSD)
+            return pooling.at_end(x_BSD, tokens_BS, self.eos)
+        if self.pool == "last":
+            return x_BSD[:, -1]
+        if self.pool == "mean":
+            return pooling.mean(x_BSD, real_BS)
+        return pooling.attention_pool(self.encoder)(x_BSD, real_BS)
 
 
 class BagOfPieces(nn.Module):
@@ -78,14 +88,3 @@ class BagOfPieces(nn.Module):
         mlp = 2 * self.width if self.mlp is None else self.mlp
         x_BD = x_BD + Mlp(mlp=mlp, dtype=self.dtype, name="mlp")(y_BD)
         return Encoded(Dense(self.embed, dtype=self.dtype, name="head")(x_BD), x_BSD)
-
-
-def _first_eos(tokens_BS) -> jax.Array:
-    """Position [B] of the first end of text, of the last token where a text has none."""
-    is_eos_BS = tokens_BS == EOS
-    return jnp.where(is_eos_BS.any(axis=1), is_eos_BS.argmax(axis=1), tokens_BS.shape[1] - 1)
-
-
-def _mean_of_real(x_BSD, real_BS) -> jax.Array:
-    weight_BS1 = real_BS[..., None].astype(x_BSD.dtype)
-    return (x_BSD * weight_BS1).sum(axis=1) / jnp.maximum(weight_BS1.sum(axis=1), 1)
