@@ -1,6 +1,7 @@
 """The mesh, the path rules, and what they do to a whole train state."""
 
 import dataclasses
+import functools
 
 import debugrun
 import jax
@@ -9,20 +10,20 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mmjax import sharding
+from mmjax import optim, presets, sharding
 from mmjax.optim import Adafactor, AdamW, Lamb, Lion, Muon, Optim
 from mmjax.pretrain.step import init_state
 from mmjax.sharding import MeshShape
 
 
-def wide_state(optim=None):
+def wide_state(chosen=None):
     """A train state whose matrices are large enough to be split."""
     cfg = debugrun.config()
     towers = {
         name: tower.clone(width=128, encoder=tower.encoder.clone(heads=4))
         for name, tower in cfg.towers.items()
     }
-    cfg = dataclasses.replace(cfg, towers=towers, optim=optim or cfg.optim)
+    cfg = dataclasses.replace(cfg, towers=towers, optim=chosen or cfg.optim)
     return jax.eval_shape(lambda: init_state(cfg, 8))
 
 
@@ -153,3 +154,36 @@ def test_put_batch_splits_rows_over_the_devices_in_order():
     rows = [np.asarray(shard.data).tolist() for shard in batch["x"].addressable_shards]
     assert sorted(rows) == [[2 * i, 2 * i + 1] for i in range(8)]
     np.testing.assert_array_equal(batch["x"], np.arange(16))
+
+
+PUBLISHED = [name for name in presets.names() if not name.endswith("-quickgelu")]
+
+
+@pytest.mark.parametrize("shape", [MeshShape(data=1, fsdp=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_array_of_a_published_model_over_a_mebibyte_is_replicated(name, shape):
+    mesh, found = sharding.make_mesh(shape), preset_shapes(name)
+    layout = by_path(sharding.shardings(mesh, found))
+    for path, leaf in by_path(found).items():
+        if leaf.size * leaf.dtype.itemsize > 2**20:
+            assert not layout[path].is_fully_replicated, path
+
+
+@functools.cache
+def preset_shapes(name):
+    """Of a whole train state, each tower's parameters as its own `init` makes them."""
+    preset = presets.preset(name)
+    towers, size = preset.towers(), preset.preprocess.size
+    inputs = {
+        "image": jnp.zeros((1, size, size, 3)),
+        "text": jnp.zeros((1, preset.text.length), jnp.int32),
+    }
+
+    def state():
+        params = {
+            modality: tower.init(jax.random.key(0), inputs[modality])["params"]
+            for modality, tower in towers.items()
+        }
+        return {"params": params, "opt_state": optim.make(Optim(rule=Adafactor()), 10).init(params)}
+
+    return jax.eval_shape(state)
