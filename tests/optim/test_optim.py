@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax import optim
+from mmjax import config, optim
 from mmjax.optim import Constant, Optim
 
 
@@ -99,3 +99,9 @@ def test_the_average_follows_the_parameters_as_its_formula_says():
         decay = min(0.8, (1 + step) / (10 + step))
         expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, expected, now)
     jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-6), average, expected)
+
+
+def test_a_field_of_another_optimizer_is_refused():
+    assert config.load("configs/debug.py", ["optim.rule.b2=0.95"]).optim.rule.b2 == 0.95
+    with pytest.raises(config.ConfigError, match=r"optim.rule \(AdamW\) has no 'beta'"):
+        config.load("configs/debug.py", ["optim.rule.beta=0.95"])
