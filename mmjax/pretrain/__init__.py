@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import config, flops, loop, metrics, optim, runtime, sharding, workdir
+from mmjax import config, flops, loop, metrics, optim, sharding, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import pipeline
 from mmjax.data.geometry import Preprocess
@@ -73,8 +73,6 @@ class Pretrain:
 
 def run(cfg: Pretrain, directory: pathlib.Path):
     """Trains, evaluates and reports in `directory`; goes on from its last checkpoint where there is one."""
-    if any(tower.dtype == "bfloat16" for tower in cfg.towers.values()):
-        runtime.speed_up_bfloat16_on_cpu()
     mesh = sharding.make_mesh(cfg.mesh)
     # A config that cannot be run claims no directory.
     sharding.check_batch(mesh, cfg.data.batch_size)

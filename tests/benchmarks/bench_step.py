@@ -45,11 +45,9 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     import jax
     import numpy as np
 
-    from mmjax import runtime, sharding
+    from mmjax import sharding
     from mmjax.pretrain.step import compile_step, init_state
 
-    if dtype == "bfloat16":
-        runtime.speed_up_bfloat16_on_cpu()
     cfg = _mmjax_config(size, dtype, unroll)
     rng = np.random.default_rng(0)
     text = rng.integers(2, size.vocab, (size.batch, size.length), dtype=np.int32)
