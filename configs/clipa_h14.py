@@ -45,7 +45,7 @@ def get_config(dtype: str = "bfloat16", remat: str = "full"):
         tokenizer=tokenizer,
         steps=10_000 * 1_281_167 // BATCH,  # counted in epochs of ImageNet
         optim=Optim(
-            rule=AdamW(b1=0.9, b2=0.95),
+            rule=AdamW(b1=0.9, b2=0.95, moment="bfloat16"),
             lr=8e-6 * BATCH / 256,
             warmup_steps=3_200,
             clip=None,

@@ -1,9 +1,9 @@
-"""The towers and the schedule of LiT B/16: Zhai et al. 2022, arXiv:2111.07991, with values of big_vision's
+"""LiT B/16: Zhai et al. 2022, arXiv:2111.07991, with values of big_vision's
 configs/proj/image_text/lit_coco.py and README_lit.md (the model without a head on the picture's side).
 
-LiT learns to read out a picture tower that is there already: restore its weights and freeze them, without
-which this trains both towers from their start. Generated scenes stand in for CC12M and YFCC100M: give
-`data.train` and `evals` a source of your own.
+LiT learns to read out a picture tower that is there already, and does not train it: its weights have to be
+restored, without which texts learn to follow a random one. Generated scenes stand in for CC12M and YFCC100M:
+give `data.train` and `evals` a source of your own.
 """
 
 from mmjax.checkpoint import Checkpointing
@@ -52,6 +52,7 @@ def get_config(dtype: str = "bfloat16", remat: str = "dots"):
             # 1e-4 in the paper, whose decay is not scaled by the learning rate.
             weight_decay=1e-4 / 1e-3,
             decayed=r"kernel$",
+            frozen=r"^image/",
         ),
         checkpoint=Checkpointing(every_steps=1_000),
         evals={

@@ -1,10 +1,12 @@
 """Checkpoints of the train state in a directory; the only file that imports orbax.
 
-A step directory holds three items: `params`, `rest` (optimizer state, step, random key) and `meta` (JSON).
-Finetuning, evaluation and loading read `params` and `meta` alone.
+A step directory holds the items `params`, `ema` where the run averages them, `rest` (optimizer state, step,
+random key) and `meta` (JSON). Finetuning, evaluation and loading read `params` or `ema`, and `meta`. The best
+step by a metric is kept in a directory of its own beside these, without `rest`.
 """
 
 import dataclasses
+import math
 import pathlib
 import shutil
 import time
@@ -23,6 +25,9 @@ class Checkpointing:
     every_minutes: float | None = 10.0
     keep_last: int = 2
     keep_every: int | None = None  # steps; multiples of it are kept for ever
+    best: str | None = (
+        None  # metric such as val/emoji_val_style/zs_acc1, the higher the better; -val/... the lower
+    )
 
     def __post_init__(self):
         if self.keep_last < 1:
@@ -34,12 +39,14 @@ class Checkpointing:
 
 
 _DELETED = "deleted"
+_WEIGHTS = ("params", "ema")  # each an item of its own
 
 
 class Checkpoints:
     """Saves asynchronously and atomically: a killed save leaves the steps before it intact."""
 
     def __init__(self, directory: pathlib.Path, config: Checkpointing):
+        """The best step goes into `best` beside `directory`."""
         self._config = config
         self._saved_at_s = time.monotonic()
         options = ocp.CheckpointManagerOptions(
@@ -50,6 +57,11 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self._best = None
+        if config.best is not None:
+            kept = ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True)
+            self._best = ocp.CheckpointManager(directory.absolute().parent / "best", options=kept)
+            self._record = self._read_record()
         self._purge()
 
     def latest(self) -> int | None:
@@ -74,41 +86,61 @@ class Checkpoints:
         self._saved_at_s = time.monotonic()
         if step == self.latest():
             return
-        self.wait()
-        rest = {name: value for name, value in state.items() if name != "params"}
-        items = ocp.args.Composite(
-            params=ocp.args.StandardSave(state["params"]),
-            rest=ocp.args.StandardSave(rest),
-            meta=ocp.args.JsonSave(meta),
-        )
-        try:
-            written = self._manager.save(step, args=items, force=True)
-        except Exception as error:
-            raise self._failure(step, error) from error
-        if not written:
-            raise ValueError(f"checkpoint of step {step} was not written to {self._manager.directory}")
+        rest = {name: value for name, value in state.items() if name not in _WEIGHTS}
+        self._save(self._manager, step, _save_weights(state) | {"rest": ocp.args.StandardSave(rest)}, meta)
+
+    def save_if_best(self, step: int, state: dict[str, Any], found: dict[str, float], meta: dict[str, Any]):
+        """Begins to save the weights of `state` where `found`, metrics after `step`, are the best so far;
+        raises as `save` does."""
+        metric = (self._config.best or "").removeprefix("-")
+        if metric not in found:
+            return
+        score = -found[metric] if self._config.best.startswith("-") else found[metric]
+        if score > self._record:
+            self._record = score
+            self._save(self._best, step, _save_weights(state), meta | {self._config.best: score})
 
     def wait(self):
         """Returns once the last save is on disk; raises ValueError as `save` does."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._failure(None, error) from error
+        for manager in filter(None, (self._manager, self._best)):
+            try:
+                manager.wait_until_finished()
+            except Exception as error:
+                raise self._failure(None, error) from error
         self._purge()
+
+    def _save(self, manager, step, items, meta):
+        self.wait()
+        try:
+            written = manager.save(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=True
+            )
+        except Exception as error:
+            raise self._failure(step, error) from error
+        if not written:
+            raise ValueError(f"checkpoint of step {step} was not written to {manager.directory}")
 
     def restore(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The latest step as (state, meta), laid out as the `jax.ShapeDtypeStruct`s of `state` say."""
-        rest = {name: value for name, value in state.items() if name != "params"}
+        rest = {name: value for name, value in state.items() if name not in _WEIGHTS}
+        weights = {name: ocp.args.StandardRestore(state[name]) for name in _WEIGHTS if name in state}
         items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(state["params"]),
-            rest=ocp.args.StandardRestore(rest),
-            meta=ocp.args.JsonRestore(),
+            rest=ocp.args.StandardRestore(rest), meta=ocp.args.JsonRestore(), **weights
         )
         restored = self._manager.restore(self.latest(), args=items)
-        return {"params": restored["params"], **restored["rest"]}, restored["meta"]
+        return {name: restored[name] for name in weights} | restored["rest"], restored["meta"]
+
+    def _read_record(self) -> float:
+        """The score of the best step so far, of this metric."""
+        step = self._best.latest_step()
+        if step is None:
+            return -math.inf
+        items = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        return self._best.restore(step, args=items)["meta"].get(self._config.best, -math.inf)
 
     def close(self):
-        self._manager.close()
+        for manager in filter(None, (self._manager, self._best)):
+            manager.close()
 
     def _purge(self):
         """Empties the folder that orbax renames old steps into and leaves as it is."""
@@ -133,11 +165,16 @@ def saved_steps(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
 
 
-def restore_params(directory: pathlib.Path, params, step: int):
+def _save_weights(state):
+    return {name: ocp.args.StandardSave(state[name]) for name in _WEIGHTS if name in state}
+
+
+def restore_params(directory: pathlib.Path, params, step: int, *, item: str = "params"):
     """The parameters of one step and nothing else, laid out as `params` says.
 
     Args:
         params: tree of `jax.ShapeDtypeStruct`s, with shardings or without.
+        item: `params`, or `ema` for their moving average.
 
     Raises:
         ValueError: the step's parameters are of another shape or structure.
@@ -145,9 +182,9 @@ def restore_params(directory: pathlib.Path, params, step: int):
     with ocp.CheckpointManager(
         directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
     ) as manager:
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(params))
+        items = ocp.args.Composite(**{item: ocp.args.StandardRestore(params)})
         try:
-            return manager.restore(step, args=items)["params"]
+            return manager.restore(step, args=items)[item]
         except (ValueError, KeyError) as error:
             raise ValueError(
                 f"step {step} of {directory} does not fit the config beside it: {error}"

@@ -32,8 +32,8 @@ class Evaluation:
             if step == self._steps or (evaluator.every_steps and step % evaluator.every_steps == 0)
         }
 
-    def run(self, step: int, embed: Embed):
-        """Evaluates what is due after `step`.
+    def run(self, step: int, embed: Embed) -> dict[str, float]:
+        """Evaluates what is due after `step`; metrics by their name in metrics.jsonl.
 
         Raises:
             ValueError: two evaluators of one name found the same metric.
@@ -51,6 +51,7 @@ class Evaluation:
         if found:
             self._writer.write(step, found)
             log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+        return found
 
 
 def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: list[str]):

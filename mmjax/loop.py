@@ -43,7 +43,7 @@ class Loop:
     batch_size: int
     log_every: int  # steps between lines of metrics.jsonl
     flops_per_s: tuple[float, float]  # of one step: model FLOPs; of all devices: FLOP/s at their peak
-    evaluate: Callable[[int, Any], None]  # (step, state): runs the evaluators that are due after that step
+    evaluate: Callable[[int, Any], dict[str, float]]  # (step, state): what the evaluators due after it found
     writer: Writer
     checkpoints: Checkpoints
     meta: Callable[[int], dict[str, Any]]  # what a checkpoint of a step holds besides the state
@@ -60,7 +60,7 @@ def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
     """
     if start:
         # What was due after the checkpointed step may have been cut short.
-        loop.evaluate(start, state)
+        _evaluate(loop, start, state)
     if start == loop.steps:
         return state
     device_batches = _prefetch(batches, loop.mesh)
@@ -80,9 +80,15 @@ def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
                 loop.checkpoints.wait()
                 raise Interrupted(f"stopped by {asked} and saved at step {step}")
             with meter.paused():
-                loop.evaluate(step, state)
+                _evaluate(loop, step, state)
     loop.checkpoints.wait()
     return state
+
+
+def _evaluate(loop: Loop, step: int, state):
+    found = loop.evaluate(step, state)
+    if found:
+        loop.checkpoints.save_if_best(step, state, found, loop.meta(step))
 
 
 def _prefetch(batches, mesh):

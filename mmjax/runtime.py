@@ -1,19 +1,12 @@
-"""Starts JAX for a run: its processes, its compilation cache, and what a CPU needs to be fast."""
+"""Starts JAX for a run: its processes and its compilation cache."""
 
-import logging
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 
-log = logging.getLogger("mmjax")
-
 # Variables that launchers set to the number of processes of a job.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-
-_ONEDNN = "--xla_cpu_experimental_onednn_custom_call=true"
 
 
 def start(*, coordinator: str | None = None, processes: int | None = None, process: int | None = None):
@@ -36,24 +29,6 @@ def start(*, coordinator: str | None = None, processes: int | None = None, proce
             "give all three, or none"
         )
     jax.distributed.initialize(coordinator, processes, process)
-
-
-def speed_up_bfloat16_on_cpu():
-    """Turns on XLA's oneDNN calls where it has them; call before a device is touched.
-
-    Without them one product, that of a dense layer's weight gradient, is up to 30 times slower in bfloat16
-    than in float32. An unknown flag aborts the process, so another one tries it first.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "onednn_custom_call" in flags or (jax.config.jax_platforms or "cpu") != "cpu":
-        return
-    tried = {**os.environ, "XLA_FLAGS": f"{flags} {_ONEDNN}", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", "import jax; jax.devices()"]
-    if subprocess.run(command, env=tried, capture_output=True, timeout=120).returncode == 0:
-        os.environ["XLA_FLAGS"] = tried["XLA_FLAGS"]
-        log.info("bfloat16 on a CPU: XLA_FLAGS += %s", _ONEDNN)
-    else:
-        log.warning("bfloat16 on a CPU is slow: this XLA does not know %s; float32 may be faster", _ONEDNN)
 
 
 def _in_a_cluster() -> bool:

@@ -24,6 +24,9 @@ _RULES = (
     (r"pieces/embedding$", ("vocab", "embed")),
 )
 
+# Adafactor's factored moments end in the path of a parameter, but lack one of its axes.
+_FACTORED = re.compile(r"(^|/)v_(row|col)/")
+
 # Splitting a bias or a norm saves nothing and costs a collective a layer.
 _SMALL = 2**12
 
@@ -120,7 +123,7 @@ def constrain(x, *axes):
 def _spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
     if math.prod(shape) < _SMALL:
         return PartitionSpec()
-    for pattern, axes in _RULES:
+    for pattern, axes in () if _FACTORED.search(path) else _RULES:
         if re.search(pattern, path) and len(shape) >= len(axes):
             names = [None] * (len(shape) - len(axes)) + [_AXES[a] if a else None for a in axes]
             sized = zip(names, shape, strict=True)

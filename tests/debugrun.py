@@ -6,7 +6,7 @@ import jax
 
 from configs import debug
 from mmjax.data.tokenizer import Tokenizer, train
-from mmjax.pretrain import init_state
+from mmjax.pretrain.step import init_state
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 from mmjax import checkpoint, sharding
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.pretrain import with_layout
+from mmjax.pretrain.step import with_layout
 from mmjax.sharding import MeshShape
 
 EVERY = Checkpointing(every_minutes=None, keep_last=10)
@@ -174,3 +174,43 @@ def test_a_failed_save_says_so_and_leaves_the_steps_before_it(tmp_path, small_di
 def test_impossible_values_are_refused(fields):
     with pytest.raises(ValueError, match=f"{next(iter(fields))}="):
         Checkpointing(**fields)
+
+
+def best_of(directory, metric, found):
+    """The steps in `best` after a run for each list of values of val/a/r1, one a step, from step 1 on."""
+    step = 0
+    for values in found:
+        saves = Checkpoints(directory / "checkpoints", Checkpointing(every_minutes=None, best=metric))
+        for value in values:
+            step += 1
+            saves.save_if_best(
+                step, small(step) | {"ema": {"w": jnp.full(4, -step)}}, {"val/a/r1": value}, {}
+            )
+        saves.wait()
+        saves.close()
+        yield checkpoint.saved_steps(directory / "best")
+
+
+def test_the_best_weights_by_a_metric_are_kept_over_a_stop(tmp_path):
+    found = [[0.3, 0.5, 0.4], [0.5, 0.2], [0.6]]
+    assert list(best_of(tmp_path, "val/a/r1", found)) == [[2], [2], [6]]
+    wanted = shapes(small()["params"])
+    for item, sign in (("params", 1), ("ema", -1)):
+        restored = checkpoint.restore_params(tmp_path / "best", wanted, 6, item=item)
+        np.testing.assert_array_equal(restored["w"], np.full(4, sign * 6.0))
+
+
+def test_a_minus_keeps_the_lowest_and_other_metrics_keep_nothing(tmp_path):
+    assert list(best_of(tmp_path, "-val/a/r1", [[0.3, 0.5, 0.2, 0.4]])) == [[3]]
+    assert list(best_of(tmp_path / "other", "val/b/r1", [[0.3]])) == [[]]
+
+
+def test_an_average_comes_back_with_the_state(tmp_path):
+    state = small(1.0) | {"ema": {"w": jnp.full(4, 2.0)}}
+    saves = Checkpoints(tmp_path, EVERY)
+    saves.save(1, state, {})
+    saves.wait()
+    restored, _ = saves.restore(shapes(state))
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert names(tmp_path / "1" / "ema")
+    saves.close()

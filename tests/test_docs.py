@@ -3,12 +3,19 @@
 import importlib
 import pathlib
 import re
+import shlex
+import shutil
+import subprocess
 import sys
+import tomllib
+
+import pytest
 
 import mmjax
 from mmjax import config, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
@@ -35,13 +42,55 @@ def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
     assert model.encode_text(["a red card"]).shape == (1, 8)
 
 
-def test_every_link_between_documents_leads_somewhere():
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    for page in pages:
-        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-        for target in re.findall(r"\]\(([^)#]+)\)", prose):
-            if "://" not in target:
-                assert (page.parent / target).is_file(), f"{page.name} links to {target}"
+def test_the_documents_build_into_a_site_without_a_warning(tmp_path):
+    shutil.copytree(ROOT / "docs", tmp_path, dirs_exist_ok=True)
+    command = [sys.executable, "-m", "zensical", "build", "--strict", "--config-file", "zensical.toml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "No issues found" in done.stderr, done.stdout + done.stderr
+    pages = {path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {path.name for path in (tmp_path / "site").iterdir()}
+
+
+def test_every_page_is_in_the_navigation():
+    with (ROOT / "docs" / "zensical.toml").open("rb") as file:
+        navigation = str(tomllib.load(file)["project"]["nav"])
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"'{path.name}'" in navigation
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert "://" in target or (ROOT / target).is_file(), target
+
+
+def blocks():
+    """Python of the documents that says of nothing that it needs it, but for the files of adding.md."""
+    for page in PAGES:
+        for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)):
+            if not code.startswith(("# needs: ", "# mine/")):
+                yield pytest.param(code, id=f"{page.name}-{i}")
+
+
+@pytest.mark.parametrize("code", list(blocks()))
+def test_python_of_the_documents_runs(code):
+    exec(compile(code, "a document", "exec"), {})
+
+
+def commands():
+    for page in PAGES:
+        for line in re.findall(
+            r"^ *((?:python -m mmjax.main|bash launch/local.sh) .*)$", page.read_text(), flags=re.MULTILINE
+        ):
+            yield pytest.param(line, id=f"{page.name}: {line}")
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_every_command_of_the_documents_names_a_config_and_fields_that_exist(command):
+    arguments = shlex.split(command, comments=True)[2:]
+    flags = dict(a.removeprefix("--").split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
+    overrides = [a for a in arguments if not a.startswith("--") and "=" in a]
+    if flags["config"].startswith("configs/"):
+        assert config.load(flags["config"], overrides)
 
 
 def test_every_config_of_the_readme_is_there():

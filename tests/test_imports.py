@@ -17,7 +17,7 @@ LAYERS = (
     {"kernels"},
     {"towers", "objectives", "data"},
     {"presets"},
-    {"optim", "checkpoint", "metrics", "evals", "flops", "runtime", "workdir"},
+    {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
     {"model", "evaluation"},
     {"loop"},
     {"pretrain", "finetune", "interop"},

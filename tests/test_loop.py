@@ -55,11 +55,15 @@ class Run:
             batch_size=BATCH,
             log_every=log_every,
             flops_per_s=(6e9, 4e9),
-            evaluate=lambda step, state: self.evaluated.append((step, float(state["params"]["w"]))),
+            evaluate=self._evaluate,
             writer=self.writer,
             checkpoints=self.checkpoints,
             meta=self._meta,
         )
+
+    def _evaluate(self, step, state):
+        self.evaluated.append((step, float(state["params"]["w"])))
+        return {}
 
     def _meta(self, step):
         self.lines_at_save[step] = [line["step"] for line in self.lines()]

@@ -11,7 +11,6 @@ import pytest
 from mmjax import presets, sharding
 from mmjax.data.tokenizer import SentencePiece
 from mmjax.presets import preset
-from mmjax.sharding import MeshShape
 
 # Parameters of image and text tower, in millions: open_clip's docs/model_profile.csv.
 PROFILE = {
@@ -156,16 +155,6 @@ def test_towers_take_the_marks_of_a_tokenizer_of_ones_own():
     assert {tower.dtype for tower in towers.values()} == {"bfloat16"}
     assert {tower.encoder.remat for tower in towers.values()} == {"full"}
     assert preset("RN50").towers(dtype="bfloat16")["image"].dtype == "bfloat16"
-
-
-@pytest.mark.parametrize("name", [*PROFILE, *TOTAL])
-@pytest.mark.parametrize("shape", [MeshShape(data=1, fsdp=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
-def test_no_large_array_of_a_preset_is_whole_on_every_device(name, shape):
-    layout = sharding.shardings(sharding.make_mesh(shape), shapes(name))
-    leaves = jax.tree_util.tree_leaves_with_path(shapes(name))
-    for (path, leaf), where in zip(leaves, jax.tree.leaves(layout), strict=True):
-        if leaf.size * leaf.dtype.itemsize > 2**20:
-            assert not where.is_fully_replicated, sharding.path_name(path)
 
 
 def test_the_table_of_the_documents_is_right():

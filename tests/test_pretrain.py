@@ -12,9 +12,10 @@ from flax import linen as nn
 
 from configs import debug
 from mmjax import optim, sharding
+from mmjax.checkpoint import Checkpointing
 from mmjax.data.colour import Invert
 from mmjax.optim import Optim
-from mmjax.pretrain import compile_step, init_state, make_step
+from mmjax.pretrain.step import compile_step, init_state, make_step
 from mmjax.sharding import MeshShape
 from mmjax.towers import Encoded
 
@@ -107,7 +108,7 @@ def test_steps_on_a_mesh_find_the_loss_and_the_metrics_of_the_formulas():
         shapes = jax.eval_shape(lambda: init_state(cfg, 8))
         step = compile_step(cfg, mesh, layout, shapes, spread)
     state, params = jax.device_put(first, layout), first["params"]
-    rate = optim.schedule(cfg.optim, cfg.steps)
+    rate = optim.learning_rate(cfg.optim, cfg.steps)
     for t in range(3):
         # A compiled program takes nothing laid out otherwise, so a step gives back what it takes.
         state, found = step(state, spread)
@@ -140,7 +141,7 @@ def test_the_gradient_is_the_slope_of_the_loss_and_further_steps_are_not_traced_
     step, state = jax.jit(counted), jax.device_put(first_state())
     new, found = step(state, data)
     # Adam's first moment is 1 - b1 times the first gradient.
-    gradient = [leaf / (1 - cfg.optim.b1) for leaf in leaves(new["opt_state"], "/mu/")]
+    gradient = [leaf / (1 - cfg.optim.rule.b1) for leaf in leaves(new["opt_state"], "/mu/")]
     norm = np.sqrt(sum(np.sum(leaf**2) for leaf in gradient))
     np.testing.assert_allclose(found["grad_norm"], norm, rtol=1e-5)
     # Along the gradient the loss changes by the gradient's norm.
@@ -153,6 +154,46 @@ def test_the_gradient_is_the_slope_of_the_loss_and_further_steps_are_not_traced_
     np.testing.assert_allclose((losses[0] - losses[1]) / 2e-3, norm, rtol=0.01)  # float32's rounding
     step(new, batch(seed=1))
     assert len(traced) == 1
+
+
+def test_what_is_frozen_keeps_its_weights_and_counts_in_no_norm():
+    cfg = small(optim=Optim(lr=0.1, frozen="^image/"))
+    state = init(cfg)
+    new, found = jax.jit(make_step(cfg))(state, batch())
+    assert_equal(new["params"]["image"], state["params"]["image"])
+    assert found["grad_norm/image"] == found["update_norm/image"] == 0
+    parts = [found[f"grad_norm/{name}"] for name in ("text", "objective")]
+    np.testing.assert_allclose(found["grad_norm"], np.hypot(*parts), rtol=1e-6)
+    assert found["update_norm/text"] > 0
+
+
+def test_the_norm_of_the_update_is_how_far_a_tower_moved():
+    cfg = small(optim=Optim(lr=0.1))
+    state = init(cfg)
+    new, found = jax.jit(make_step(cfg))(state, batch())
+    for name in ("image", "text"):
+        moved = [
+            a - b for a, b in zip(leaves(new["params"][name]), leaves(state["params"][name]), strict=True)
+        ]
+        norm = np.sqrt(sum(np.sum(leaf.astype(float) ** 2) for leaf in moved))
+        np.testing.assert_allclose(found[f"update_norm/{name}"], norm, rtol=1e-4)
+
+
+def test_an_average_is_kept_beside_the_parameters_and_laid_out_as_they_are():
+    cfg = small(optim=Optim(lr=0.1, ema=0.5))
+    state = init(cfg)
+    assert_equal(state["ema"], state["params"])
+    new, _ = jax.jit(make_step(cfg))(state, batch())
+    # The decay of the first step is 1 / 10.
+    expected = jax.tree.map(lambda old, now: 0.1 * old + 0.9 * now, state["ema"], new["params"])
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-7), new["ema"], expected)
+    where = sharding.shardings(sharding.make_mesh(MeshShape(fsdp=8)), state)
+    assert where["ema"] == where["params"]
+
+
+def test_the_best_of_a_metric_that_nobody_writes_is_refused():
+    with pytest.raises(ValueError, match=r"checkpoint.best='val/none/r1' is no metric of an evaluator"):
+        dataclasses.replace(debugrun.config(), checkpoint=Checkpointing(best="val/none/r1"))
 
 
 NOISE = {

@@ -1,12 +1,9 @@
 """How JAX is started."""
 
-import logging
-import os
-
 import jax
 import pytest
 
-from mmjax import metrics, runtime
+from mmjax import runtime
 
 
 @pytest.fixture(autouse=True)
@@ -80,32 +77,3 @@ def test_a_compilation_cache_that_jax_was_given_is_left_alone(joined, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
     runtime.start()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path)
-
-
-@pytest.fixture
-def flags(monkeypatch):
-    """XLA_FLAGS, which hold another flag."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
-    return lambda: os.environ["XLA_FLAGS"].split()
-
-
-def test_the_flag_for_bfloat16_joins_the_others_once(flags):
-    for _ in range(2):
-        runtime.speed_up_bfloat16_on_cpu()
-    assert flags() == ["--xla_force_host_platform_device_count=2", runtime._ONEDNN]
-
-
-def test_a_flag_that_xla_does_not_know_is_left_out_with_a_warning(flags, monkeypatch, caplog):
-    monkeypatch.setattr(metrics.log, "propagate", True)
-    monkeypatch.setattr(runtime, "_ONEDNN", "--xla_no_such_flag=true")
-    with caplog.at_level(logging.WARNING, "mmjax"):
-        runtime.speed_up_bfloat16_on_cpu()
-    assert flags() == ["--xla_force_host_platform_device_count=2"]
-    assert "does not know --xla_no_such_flag=true; float32 may be faster" in caplog.text
-
-
-def test_a_flag_that_a_person_set_is_left_alone(monkeypatch):
-    off = runtime._ONEDNN.replace("true", "false")
-    monkeypatch.setenv("XLA_FLAGS", off)
-    runtime.speed_up_bfloat16_on_cpu()
-    assert os.environ["XLA_FLAGS"] == off

@@ -1,6 +1,7 @@
 """The mesh, the path rules, and what they do to a whole train state."""
 
 import dataclasses
+import functools
 
 import debugrun
 import jax
@@ -9,19 +10,20 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from mmjax import sharding
-from mmjax.pretrain import init_state
+from mmjax import optim, presets, sharding
+from mmjax.optim import Adafactor, AdamW, Lamb, Lion, Muon, Optim
+from mmjax.pretrain.step import init_state
 from mmjax.sharding import MeshShape
 
 
-def wide_state():
+def wide_state(chosen=None):
     """A train state whose matrices are large enough to be split."""
     cfg = debugrun.config()
     towers = {
         name: tower.clone(width=128, encoder=tower.encoder.clone(heads=4))
         for name, tower in cfg.towers.items()
     }
-    cfg = dataclasses.replace(cfg, towers=towers)
+    cfg = dataclasses.replace(cfg, towers=towers, optim=chosen or cfg.optim)
     return jax.eval_shape(lambda: init_state(cfg, 8))
 
 
@@ -82,22 +84,44 @@ def test_what_no_rule_names_is_split_along_its_largest_dimension_that_divides():
     assert sharding.shardings(mesh, tree)["other"].spec == PartitionSpec(None, None, "fsdp")
 
 
+RULES = {  # rule: how many arrays it keeps for one parameter, of the parameter's shape or less
+    AdamW(): 2,
+    AdamW(moment="bfloat16"): 2,
+    Adafactor(): 4,
+    Lion(): 1,
+    Lamb(): 2,
+    Muon(): 1,
+}
+
+
 @pytest.mark.parametrize("shape", [MeshShape(data=1, fsdp=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
-def test_optimizer_state_lies_as_its_parameters_and_no_large_array_is_replicated(shape):
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_optimizer_state_lies_as_its_parameters_and_no_large_array_is_replicated(rule, shape):
     mesh = sharding.make_mesh(shape)
-    state = wide_state()
+    state = wide_state(Optim(rule=rule, ema=0.9))
     layout = by_path(sharding.shardings(mesh, state))
     shapes = by_path(state)
-    moments = [path for path in layout if "/mu/" in path or "/nu/" in path]
-    params = [path for path in layout if path.startswith("params/")]
-    assert len(moments) == 2 * len(params)
-    for path in moments:
-        name = path.replace("/nu/", "/mu/").partition("/mu/")[2]
+    params = [path.removeprefix("params/") for path in layout if path.startswith("params/")]
+    moments = [(path, name) for path in layout for name in params if path.endswith(f"/{name}")]
+    moments = [(path, name) for path, name in moments if not path.startswith("params/")]
+    # The average is one array more; Muon keeps two for what is no matrix.
+    assert len(moments) >= (1 + RULES[rule]) * len(params)
+    same = [(path, name) for path, name in moments if shapes[path].shape == shapes[f"params/{name}"].shape]
+    assert len(same) >= 2 * len(params)
+    for path, name in same:
         assert layout[path].spec == layout[f"params/{name}"].spec, path
     large = [path for path, shape in shapes.items() if shape.size >= 2**14]
     assert large
     for path in large:
         assert not layout[path].is_fully_replicated, path
+
+
+def test_a_factored_moment_is_split_along_an_axis_of_the_matrix_and_never_by_layers():
+    mesh = sharding.make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    tree = {name: {"mlp": {"up": {"kernel": jnp.zeros((2, 4096))}}} for name in ("v_row", "mu")}
+    layout = by_path(sharding.shardings(mesh, tree))
+    assert layout["v_row/mlp/up/kernel"].spec == PartitionSpec(None, "fsdp")
+    assert layout["mu/mlp/up/kernel"].spec == PartitionSpec("fsdp", "tensor")
 
 
 def test_state_is_created_where_it_belongs():
@@ -130,3 +154,36 @@ def test_put_batch_splits_rows_over_the_devices_in_order():
     rows = [np.asarray(shard.data).tolist() for shard in batch["x"].addressable_shards]
     assert sorted(rows) == [[2 * i, 2 * i + 1] for i in range(8)]
     np.testing.assert_array_equal(batch["x"], np.arange(16))
+
+
+PUBLISHED = [name for name in presets.names() if not name.endswith("-quickgelu")]
+
+
+@pytest.mark.parametrize("shape", [MeshShape(data=1, fsdp=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_array_of_a_published_model_over_a_mebibyte_is_replicated(name, shape):
+    mesh, found = sharding.make_mesh(shape), preset_shapes(name)
+    layout = by_path(sharding.shardings(mesh, found))
+    for path, leaf in by_path(found).items():
+        if leaf.size * leaf.dtype.itemsize > 2**20:
+            assert not layout[path].is_fully_replicated, path
+
+
+@functools.cache
+def preset_shapes(name):
+    """Of a whole train state, each tower's parameters as its own `init` makes them."""
+    preset = presets.preset(name)
+    towers, size = preset.towers(), preset.preprocess.size
+    inputs = {
+        "image": jnp.zeros((1, size, size, 3)),
+        "text": jnp.zeros((1, preset.text.length), jnp.int32),
+    }
+
+    def state():
+        params = {
+            modality: tower.init(jax.random.key(0), inputs[modality])["params"]
+            for modality, tower in towers.items()
+        }
+        return {"params": params, "opt_state": optim.make(Optim(rule=Adafactor()), 10).init(params)}
+
+    return jax.eval_shape(state)

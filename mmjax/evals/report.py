@@ -29,6 +29,9 @@ _CURVES = (  # key, title, unit, factor
     ("train/lr", "Learning rate", "", 1),
     ("train/scale", "Scale", "1 / temperature", 1),
     ("train/bias", "Bias", "", 1),
+    ("train/margin", "Margin of a pair to the hardest negative", "logits", 1),
+    ("train/rank_image", "Effective rank of the image embeddings", "", 1),
+    ("train/gap", "Gap between the modalities", "", 1),
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )

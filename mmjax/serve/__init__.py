@@ -1,6 +1,7 @@
 """Using finished runs."""
 
 import pathlib
+from typing import Literal
 
 import jax
 
@@ -8,16 +9,24 @@ from mmjax import config, sharding
 from mmjax.checkpoint import restore_params, saved_steps
 from mmjax.data import tokenizer
 from mmjax.model import Model
-from mmjax.pretrain import init_state, make_model
+from mmjax.pretrain import make_model
+from mmjax.pretrain.step import init_state
 from mmjax.sharding import MeshShape
 
 
-def load(workdir: str | pathlib.Path, *, step: int | None = None, packages: tuple[str, ...] = ()) -> Model:
+def load(
+    workdir: str | pathlib.Path,
+    *,
+    step: int | Literal["best"] | None = None,
+    average: bool = True,
+    packages: tuple[str, ...] = (),
+) -> Model:
     """The model of a run, from its directory alone.
 
     Args:
         workdir: directory that a training run wrote.
-        step: which checkpoint; None for the last.
+        step: which checkpoint; None for the last, "best" for the one of `checkpoint.best`.
+        average: take the moving average of the parameters where the run kept one (`optim.ema`).
         packages: top-level packages beside mmjax whose classes its `config.json` may build.
 
     Raises:
@@ -28,14 +37,17 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None, packages: tupl
     if not path.is_file():
         raise ValueError(f"no run in {workdir}: {path} is not there; give the --workdir of a training run")
     cfg = config.from_json(path.read_text(), packages=("mmjax", *packages))
-    steps = saved_steps(workdir / "checkpoints")
+    folder = workdir / ("best" if step == "best" else "checkpoints")
+    steps = saved_steps(folder)
+    step = None if step == "best" else step
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
-        raise ValueError(f"no {asked} in {workdir / 'checkpoints'}; saved are the steps {steps}")
+        raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
     tokens = tokenizer.load(workdir / "tokenizer.model", cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
     layout = sharding.shardings(mesh, shapes)
     wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout)
-    params = restore_params(workdir / "checkpoints", wanted, step or steps[-1])
+    item = "ema" if average and cfg.optim.ema else "params"
+    params = restore_params(folder, wanted, step or steps[-1], item=item)
     return make_model(cfg, tokens, mesh, params)

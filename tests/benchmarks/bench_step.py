@@ -45,10 +45,9 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     import jax
     import numpy as np
 
-    from mmjax import pretrain, runtime, sharding
+    from mmjax import sharding
+    from mmjax.pretrain.step import compile_step, init_state
 
-    if dtype == "bfloat16":
-        runtime.speed_up_bfloat16_on_cpu()
     cfg = _mmjax_config(size, dtype, unroll)
     rng = np.random.default_rng(0)
     text = rng.integers(2, size.vocab, (size.batch, size.length), dtype=np.int32)
@@ -58,10 +57,10 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
     with jax.set_mesh(mesh):
         batch = sharding.put_batch(mesh, batch)
-        shapes = jax.eval_shape(lambda: pretrain.init_state(cfg, 1))
+        shapes = jax.eval_shape(lambda: init_state(cfg, 1))
         layout = sharding.shardings(mesh, shapes)
-        state = jax.jit(lambda: pretrain.init_state(cfg, 1), out_shardings=layout)()
-        compiled = pretrain.compile_step(cfg, mesh, layout, shapes, batch)
+        state = jax.jit(lambda: init_state(cfg, 1), out_shardings=layout)()
+        compiled = compile_step(cfg, mesh, layout, shapes, batch)
 
     def step():
         nonlocal state

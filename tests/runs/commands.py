@@ -16,8 +16,9 @@ from absl import app, flags
 from absl.testing import flagsaver
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from mmjax import config, main, pretrain, sharding
+from mmjax import config, main, sharding
 from mmjax.checkpoint import Checkpoints
+from mmjax.pretrain.step import init_state, with_layout
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -109,9 +110,9 @@ def last_state(workdir):
     """Every array of the last checkpoint by path, as bytes."""
     cfg = config.from_json((workdir / "config.json").read_text(), packages=("mmjax", "runs"))
     mesh = sharding.make_mesh(cfg.mesh)
-    shapes = jax.eval_shape(lambda: pretrain.init_state(cfg, sharding.batch_devices(mesh)))
+    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.checkpoint)
-    state, _ = checkpoints.restore(pretrain.with_layout(shapes, sharding.shardings(mesh, shapes)))
+    state, _ = checkpoints.restore(with_layout(shapes, sharding.shardings(mesh, shapes)))
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {sharding.path_name(path): jax.device_get(leaf).tobytes() for path, leaf in leaves}

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import pytest
 from commands import ROOT, exit_code, lines, start
 
-from mmjax import config, sharding
-from mmjax.pretrain import init_state, make_step
-from mmjax.sharding import MeshShape
+from mmjax import config
+from mmjax.pretrain.step import init_state, make_step
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 # Published recipes: neither their towers nor their batches fit a machine of tests.
@@ -56,15 +55,3 @@ def test_a_large_config_traces_a_step_of_its_full_size(name):
         lambda x: (x.shape, x.dtype), state
     )
     assert metrics["loss"].shape == ()
-
-
-@pytest.mark.parametrize("name", LARGE)
-def test_no_array_of_a_large_config_is_whole_on_every_device(name):
-    state = jax.eval_shape(lambda: init_state(load(name), 8))
-    for shape in (MeshShape(data=2, fsdp=4), MeshShape(data=2, fsdp=2, tensor=2)):
-        layout = sharding.shardings(sharding.make_mesh(shape), state)
-        for (path, leaf), where in zip(
-            jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(layout), strict=True
-        ):
-            if leaf.size * leaf.dtype.itemsize > 2**20:
-                assert not where.is_fully_replicated, sharding.path_name(path)

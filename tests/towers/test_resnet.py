@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mmjax.pretrain import init_state, make_step
+from mmjax.pretrain.step import init_state, make_step
 from mmjax.towers import Encoded
 from mmjax.towers.batch_norm import BatchNorm, with_statistics
 from mmjax.towers.resnet import ResNet

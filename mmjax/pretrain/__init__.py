@@ -1,4 +1,4 @@
-"""Contrastive pretraining: the config of a run, its train state, its step, and the run itself.
+"""Contrastive pretraining: the config of a run, and the run itself.
 
 Letters: B batch, H W C image, S positions, E embedding.
 """
@@ -8,28 +8,26 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import config, flops, loop, metrics, optim, runtime, sharding, workdir
+from mmjax import config, flops, loop, metrics, optim, sharding, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.data import colour, pipeline
+from mmjax.data import pipeline
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizer import SentencePiece, Tokenizer, load, train
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
-from mmjax.model import Model, check_pair, check_vocab, encoders, unit
+from mmjax.model import Model, check_vocab, encoders
 from mmjax.optim import Optim
+from mmjax.pretrain.step import compile_step, init_state, loss, with_layout
 from mmjax.sharding import MeshShape
-from mmjax.towers import batch_norm
 
 log = logging.getLogger("mmjax")
 
@@ -60,7 +58,13 @@ class Pretrain:
             raise ValueError(f"towers={sorted(self.towers)}: give one tower each for 'image' and 'text'")
         if self.steps < 1 or self.log_every < 1:
             raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
-        optim.schedule(self.optim, self.steps)
+        optim.learning_rate(self.optim, self.steps)
+        best = self.checkpoint.best
+        watched = [f"val/{e.name}/" for e in self.evals.values() if e.every_steps]
+        if best is not None and not best.removeprefix("-").startswith(tuple(watched)):
+            raise ValueError(
+                f"checkpoint.best={best!r} is no metric of an evaluator with every_steps: {watched}"
+            )
 
     def run(self, directory: pathlib.Path):
         """What `mmjax.main` calls: `run` of this config."""
@@ -69,8 +73,6 @@ class Pretrain:
 
 def run(cfg: Pretrain, directory: pathlib.Path):
     """Trains, evaluates and reports in `directory`; goes on from its last checkpoint where there is one."""
-    if any(tower.dtype == "bfloat16" for tower in cfg.towers.values()):
-        runtime.speed_up_bfloat16_on_cpu()
     mesh = sharding.make_mesh(cfg.mesh)
     # A config that cannot be run claims no directory.
     sharding.check_batch(mesh, cfg.data.batch_size)
@@ -99,7 +101,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
     state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
     with metrics.phase("compiling the train step"):
         step = compile_step(cfg, mesh, layout, shapes, batch)
-    step_flops = 3 * flops.count(lambda s, b: _loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
+    step_flops = 3 * flops.count(lambda s, b: loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
     _describe(cfg, shapes["params"], mesh, step_flops)
     writer = metrics.Writer(directory, resumed_at=start)
     with contextlib.closing(writer):
@@ -107,9 +109,8 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
         model = make_model(cfg, tokenizer, mesh, params=None)
 
         def evaluate(step, state):
-            if evaluation.due(step):
-                now = dataclasses.replace(model, params=state["params"])
-                evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
+            now = dataclasses.replace(model, params=state.get("ema", state["params"]))
+            return evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
 
         loop.fit(
             loop.Loop(
@@ -144,89 +145,6 @@ def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model
         mesh=mesh,
         config=cfg,
     )
-
-
-def init_state(cfg: Pretrain, batch_size: int) -> dict[str, Any]:
-    """Parameters, optimizer state, step 0 and the random key of a run, from `cfg.seed` alone.
-
-    `batch_size`: of the example that shapes are taken from; any that divides over the mesh.
-    """
-    image_key, text_key, objective_key, run_key = jax.random.split(jax.random.key(cfg.seed), 4)
-    size, length = cfg.preprocess.size, cfg.tokenizer.length
-    image, image_params = cfg.towers["image"].init_with_output(
-        image_key, jnp.zeros((batch_size, size, size, 3))
-    )
-    text, text_params = cfg.towers["text"].init_with_output(
-        text_key, jnp.zeros((batch_size, length), jnp.int32)
-    )
-    check_pair(image, text)
-    z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
-    objective_params = cfg.objective.init(objective_key, z, {})
-    params = {
-        "image": image_params["params"],
-        "text": text_params["params"],
-        # An objective may have nothing to learn.
-        "objective": objective_params.get("params", {}),
-    }
-    return {
-        "params": params,
-        "opt_state": optim.make(cfg.optim, cfg.steps).init(params),
-        "step": jnp.zeros((), jnp.int32),
-        "key": jax.random.key_data(run_key),
-    }
-
-
-def make_step(cfg: Pretrain) -> Callable:
-    """`(state, batch) -> (state, metrics)`, pure: one step of training on one global batch."""
-    tx = optim.make(cfg.optim, cfg.steps)
-    schedule = optim.schedule(cfg.optim, cfg.steps)
-
-    def step(state, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        gradient = jax.value_and_grad(lambda params: _loss(cfg, params, batch, key), has_aux=True)
-        (value, (found, statistics)), grads = gradient(state["params"])
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
-        new = {
-            "params": batch_norm.with_statistics(params, statistics),
-            "opt_state": opt_state,
-            "step": state["step"] + 1,
-            "key": state["key"],
-        }
-        learned = {"loss": value, "lr": schedule(state["step"]), "grad_norm": optax.tree.norm(grads)}
-        return new, learned | found
-
-    return step
-
-
-def compile_step(cfg: Pretrain, mesh: Mesh, layout, shapes, batch):
-    """`make_step`, compiled for the mesh; the state keeps its layout and its memory."""
-    jitted = jax.jit(make_step(cfg), donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
-    return jitted.lower(with_layout(shapes, layout), batch).compile()
-
-
-def with_layout(shapes, layout):
-    """A tree of `jax.ShapeDtypeStruct`s that say where they live."""
-    return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout
-    )
-
-
-def _loss(cfg: Pretrain, params, batch, key):
-    colour_key, *dropout_keys = jax.random.split(key, 3)
-    image_BHWC = colour.augment(cfg.colour, batch["image"], colour_key)
-    inputs = {
-        "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
-        "text": batch["text"],
-    }
-    z, statistics = {}, {}
-    for modality, dropout_key in zip(("image", "text"), dropout_keys, strict=True):
-        encoded, statistics[modality] = batch_norm.apply_in_training(
-            cfg.towers[modality], params[modality], inputs[modality], dropout_key
-        )
-        z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
-    value, scalars = cfg.objective.apply({"params": params["objective"]}, z, batch)
-    return value, (scalars, statistics)
 
 
 def _first_state(cfg, mesh, shapes, layout, checkpoints):

@@ -1,0 +1,84 @@
+"""Parameters by path: regular expressions over names such as `image/encoder/blocks/mlp/up/kernel`.
+
+An array below `blocks` holds all layers of a scanned encoder along its first axis; `block_3` is one layer of
+an unrolled one.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.sharding import path_name
+
+_BEFORE = re.compile(r"(^|/)(patch|stem|pieces|positions|class|registers|norm_before)($|/)")
+
+
+def map_paths(function: Callable[[str, Any], Any], tree):
+    """A tree of `function(path, leaf)`."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: function(path_name(path), x), tree)
+
+
+def check_pattern(field: str, pattern: str):
+    """Raises ValueError where `pattern` is no regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{field}={pattern!r} is no regular expression: {error}") from None
+
+
+def matches(field: str, pattern: str, params):
+    """A tree of bool: whether `pattern` occurs in the path of each parameter.
+
+    Raises:
+        ValueError: it occurs in none.
+    """
+    found = map_paths(lambda path, _: re.search(pattern, path) is not None, params)
+    if not any(jax.tree.leaves(found)):
+        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        raise ValueError(
+            f"optim.{field}={pattern!r} matches none of the parameters: {', '.join(paths[:8])}, ..."
+        )
+    return found
+
+
+def layer_axes(path: str) -> int:
+    """How many of the first axes of a parameter count layers: 1 or 0."""
+    return 1 if "/blocks/" in f"/{path}" else 0
+
+
+def layer_decay(params, decay: float):
+    """A tree of factors decay**(layers above), each shaped to scale its parameter.
+
+    A tower of L layers has decay**0 above its last layer, decay**1 for that layer, and so on down to
+    decay**(L + 1) for what comes before the first (Clark et al. 2020, arXiv:2003.10555; Bao et al.
+    2022, arXiv:2106.08254). What has no layers, such as a convolutional tower or an objective, keeps 1.
+    """
+    depths: dict[str, int] = {}
+    for key_path, x in jax.tree_util.tree_leaves_with_path(params):
+        path = path_name(key_path)
+        layers = x.shape[0] if layer_axes(path) else _layer(path) + 1
+        depths[_tower(path)] = max(depths.get(_tower(path), 0), layers)
+
+    def factor(path, x):
+        depth = depths[_tower(path)]
+        if layer_axes(path):
+            column = np.arange(depth).reshape((depth,) + (1,) * (x.ndim - 1))
+            return (decay ** (depth - column)).astype(np.float32)
+        if _layer(path) >= 0:
+            return decay ** (depth - _layer(path))
+        return decay ** (depth + 1) if depth and _BEFORE.search(path) else 1.0
+
+    return map_paths(factor, params)
+
+
+def _tower(path: str) -> str:
+    return path.partition("/")[0]
+
+
+def _layer(path: str) -> int:
+    """The layer of an unrolled encoder that a parameter belongs to, from 0; -1 where it belongs to none."""
+    found = re.search(r"(^|/)block_(\d+)/", path)
+    return int(found[2]) if found else -1

@@ -1,0 +1,160 @@
+"""Update rules: what makes a step of a gradient.
+
+A **rule** is a frozen dataclass with a method `chain(decay)`: the optax transformation of gradients into
+steps of learning rate 1, with `decay`, which adds the weight decay, in its place. One more rule is one more
+such class.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from mmjax.optim.paths import check_pattern, layer_axes, map_paths, matches
+
+Moment = Literal["float32", "bfloat16"]
+
+# Trailing axes of a kernel that its inputs and its outputs run over; before them may come layers.
+# Of any other kernel the last axis is its outputs, and all others its inputs.
+_AXES = ((r"(query|key|value)/kernel$", 1, 2), (r"attention/out/kernel$", 2, 1), (r"(up|down)/kernel$", 1, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Loshchilov and Hutter 2019, arXiv:1711.05101; the learning rate scales the weight decay."""
+
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    moment: Moment = "float32"  # type of the first moment
+
+    def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment), decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lion:
+    """The sign of a momentum (Chen et al. 2023, arXiv:2302.06675).
+
+    Its steps are larger than AdamW's: section 5 advises a learning rate 3-10 times lower, and a weight decay
+    higher by as much.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.99
+    moment: Moment = "float32"
+
+    def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        return optax.chain(optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.moment), decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor:
+    """A factored second moment (Shazeer and Stern 2018, arXiv:1804.04235) as Zhai et al. 2022 train ViTs with
+    it (arXiv:2106.04560, section 3.4): with momentum, without scaling by the parameters, b2 below a cap."""
+
+    b1: float = 0.9
+    b2_power: float = 0.8  # the second moment of step t decays by 1 - t**-b2_power
+    b2_most: float = 0.999
+    factored_from: int = 32  # sides of a matrix below this keep a full second moment
+    moment: Moment = "bfloat16"
+
+    def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        def b2(step, power):
+            return jnp.minimum(1 - (step + 1.0) ** -power, self.b2_most)
+
+        scale = optax.scale_by_factored_rms(
+            decay_rate=self.b2_power, min_dim_size_to_factor=self.factored_from, decay_rate_fn=b2
+        )
+        momentum = optax.ema(self.b1, debias=False, accumulator_dtype=self.moment)
+        return optax.chain(scale, momentum, _in_float32(), decay)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lamb:
+    """Adam's step, with weight decay, made as long as the parameter is (You et al. 2020, arXiv:1904.00962,
+    algorithm 2, without a cap): each layer of a matrix apart, and nothing that is no matrix."""
+
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-6
+    moment: Moment = "float32"
+
+    def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment)
+        return optax.chain(adam, decay, optax.stateless(_as_long_as_parameters))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Muon:
+    """Momentum made orthogonal by Newton-Schulz (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+    Matrices alone; all other parameters take `others`. A matrix's steps are scaled to the root mean square
+    that AdamW's have, 0.2 (Liu et al. 2025, arXiv:2502.16982), so both share a learning rate and a decay.
+    """
+
+    matrices: str = r"kernel$"  # regular expression: paths of the parameters that are matrices
+    beta: float = 0.95
+    iterations: int = 5  # of Newton-Schulz
+    moment: Moment = "float32"
+    others: AdamW = AdamW()
+
+    def __post_init__(self):
+        check_pattern("matrices", self.matrices)
+
+    def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
+        orthogonal = contrib.scale_by_muon(
+            beta=self.beta,
+            ns_steps=self.iterations,
+            mu_dtype=self.moment,
+            weight_dimension_numbers=lambda params: map_paths(_matrix_axes, params),
+        )
+        as_adamw = optax.stateless(lambda steps, _: map_paths(_as_large_as_adamw, steps))
+        rules = {
+            "matrices": optax.chain(orthogonal, as_adamw),
+            "others": self.others.chain(optax.identity()),
+        }
+        return optax.chain(optax.partition(rules, self._kinds), decay)
+
+    def _kinds(self, params):
+        named = matches("rule.matrices", self.matrices, params)
+        return jax.tree.map(lambda yes, x: "matrices" if yes and x.ndim > 1 else "others", named, params)
+
+
+Rule = AdamW | Lion | Adafactor | Lamb | Muon
+
+
+def _in_float32() -> optax.GradientTransformation:
+    return optax.stateless(lambda steps, _: jax.tree.map(lambda x: x.astype(jnp.float32), steps))
+
+
+def _as_long_as_parameters(steps, params):
+    def scaled(path, step, param):
+        first = layer_axes(path)
+        if param.ndim - first < 2:
+            return step
+        axes = tuple(range(first, param.ndim))
+        have, want = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (step, param))
+        return jnp.where((have > 0) & (want > 0), want / jnp.maximum(have, 1e-30), 1.0) * step
+
+    flat = map_paths(lambda path, _: path, steps)
+    return jax.tree.map(scaled, flat, steps, params)
+
+
+def _as_large_as_adamw(path: str, step):
+    axes = _matrix_axes(path, step)
+    inputs, outputs = (math.prod(step.shape[i] for i in side) for side in axes)
+    return 0.2 * max(inputs, outputs) ** 0.5 * step
+
+
+def _matrix_axes(path: str, x) -> contrib.MuonDimensionNumbers:
+    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), (x.ndim - 1, 1))
+    first = x.ndim - inputs - outputs
+    return contrib.MuonDimensionNumbers(
+        reduction_axis=tuple(range(first, first + inputs)), output_axis=tuple(range(first + inputs, x.ndim))
+    )
