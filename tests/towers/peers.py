@@ -53,7 +53,8 @@ class Weights:
     """A state dict by prefix, as NumPy arrays."""
 
     def __init__(self, module):
-        self.arrays = {name: x.detach().numpy() for name, x in module.state_dict().items()}
+        # Copies: training changes running statistics in place.
+        self.arrays = {name: np.array(x.detach()) for name, x in module.state_dict().items()}
 
     def __getitem__(self, name):
         return self.arrays[name]
