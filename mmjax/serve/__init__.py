@@ -6,7 +6,7 @@ import jax
 
 from mmjax import config, sharding
 from mmjax.checkpoint import restore_params, saved_steps
-from mmjax.data import tokenizer
+from mmjax.data import tokenizers
 from mmjax.model import Model
 from mmjax.pretrain import init_state, make_model
 from mmjax.sharding import MeshShape
@@ -32,7 +32,7 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None, packages: tupl
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
         raise ValueError(f"no {asked} in {workdir / 'checkpoints'}; saved are the steps {steps}")
-    tokens = tokenizer.load(workdir / "tokenizer.model", cfg.tokenizer)
+    tokens = tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
     layout = sharding.shardings(mesh, shapes)
