@@ -53,6 +53,23 @@ def with_data(cfg, data: str):
     )
 
 
+def changes(before, after) -> str:
+    """One line for people: what `with_data` made of a config, beside the data itself."""
+    gone = [_kind(op) for op in before.colour if op not in after.colour]
+    parts = [
+        f"geometry is {', '.join(map(_kind, after.data.geometry))}",
+        f"captions are chosen by {_kind(after.data.captions)}",
+        f"evaluators are {', '.join(after.evals)}",
+    ]
+    if gone:
+        parts.insert(1, f"without {', '.join(gone)}, which are for drawings with alpha")
+    return f"{_kind(before.data.train)} gave way to {_kind(after.data.train)}: {'; '.join(parts)}"
+
+
+def _kind(part) -> str:
+    return type(part).__name__
+
+
 def _sources(data: str, side: int) -> tuple[Folder | Tfds, Folder | Tfds]:
     if data.startswith(_TFDS):
         train, val = Tfds(name=data.removeprefix(_TFDS), side=side).splits()

@@ -1,7 +1,7 @@
 """Data: what a source of examples is, and what a batch of them looks like.
 
 A **source** is one frozen dataclass in one file of `mmjax/data/sources/`; a config imports and builds it.
-`docs/data.md` shows how to add one.
+`docs/adding.md` shows how to add one.
 """
 
 from typing import Any, Literal, Protocol, get_args, runtime_checkable

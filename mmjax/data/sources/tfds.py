@@ -83,9 +83,10 @@ class Tfds:
 
     def resolved(self) -> "Tfds":
         """This source as a run keeps it: of a stated version, with its fields named."""
-        is_folder = pathlib.Path(self.name).is_dir()
-        full = str(pathlib.Path(self.name).absolute()) if is_folder else self._builder.info.full_name
-        version = full if is_folder else ":".join(full.rsplit("/", 1))
+        if self._is_folder:
+            version = str(pathlib.Path(self.name).absolute())
+        else:
+            version = ":".join(self._builder.info.full_name.rsplit("/", 1))
         fields = self._fields
         return dataclasses.replace(
             self, name=version, image=fields.image, captions=fields.captions, label=fields.label
@@ -100,11 +101,15 @@ class Tfds:
             return tuple(dataclasses.replace(self, split=train, part=part) for part in ("train", "val"))
         return dataclasses.replace(self, split=train), dataclasses.replace(self, split=val)
 
+    @property
+    def _is_folder(self) -> bool:
+        return (pathlib.Path(self.name) / "dataset_info.json").is_file()
+
     @functools.cached_property
     def _builder(self):
         tfds = _tfds()
         try:
-            if pathlib.Path(self.name).is_dir():
+            if self._is_folder:
                 return tfds.builder_from_directory(self.name)
             return tfds.builder(self.name, data_dir=self.data_dir)
         except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError) as error:

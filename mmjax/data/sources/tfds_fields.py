@@ -53,7 +53,7 @@ def choose(data_set: str, features: Any, leaves: dict[str, Any], wanted: Fields)
 def leaves(features: Any, feature: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, feature) of all that is no dict and no sequence; a sequence has the path of what it holds."""
     if isinstance(feature, features.FeaturesDict):
-        for name, inner in feature.items():
+        for name, inner in sorted(feature.items()):
             yield from leaves(features, inner, f"{path}/{name}" if path else name)
     elif isinstance(feature, features.Sequence) and not isinstance(feature.feature, features.Image):
         yield from leaves(features, feature.feature, path)
