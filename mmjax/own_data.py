@@ -8,6 +8,7 @@ from mmjax.data import Source, colour
 from mmjax.data.captions import PHOTO, AnyCaption, Prompted
 from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.sources.folder import Folder
+from mmjax.data.sources.folder_listing import TABLES
 from mmjax.data.sources.tfds import Tfds
 from mmjax.evals import Evaluator
 from mmjax.evals.retrieval import Retrieval
@@ -23,7 +24,7 @@ def with_data(cfg, data: str):
 
     Args:
         cfg: `Pretrain`.
-        data: a folder, or `tfds:` and the name of a data set or the folder of one version.
+        data: a folder, or a table in it, or `tfds:` and the name of a data set or the folder of one version.
 
     Returns:
         The config with training and validation data, a geometry for pictures of any size, colour ops that
@@ -74,7 +75,10 @@ def _sources(data: str, side: int) -> tuple[Folder | Tfds, Folder | Tfds]:
     if data.startswith(_TFDS):
         train, val = Tfds(name=data.removeprefix(_TFDS), side=side).splits()
     else:
-        train, val = (Folder(path=data, side=side, split=split) for split in ("train", "val"))
+        path = pathlib.Path(data)
+        is_table = path.suffix.lower() in TABLES
+        of = {"path": str(path.parent), "table": path.name} if is_table else {"path": data}
+        train, val = (Folder(**of, side=side, split=split) for split in ("train", "val"))
     return train.resolved(), val.resolved()
 
 
@@ -99,5 +103,6 @@ def _name(data: str) -> str:
     if data.startswith(_TFDS):
         last = data.removeprefix(_TFDS).strip("/").partition(":")[0].replace("/", "_")
     else:
-        last = pathlib.Path(data).expanduser().absolute().name
+        path = pathlib.Path(data).expanduser().absolute()
+        last = (path.parent if path.suffix.lower() in TABLES else path).name
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", last).strip("_") or "data"

@@ -121,7 +121,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
                 writer=writer,
                 checkpoints=checkpoints,
                 meta=lambda step: {"next_index": step * cfg.data.batch_size},
-                of_data=lambda: _replaced(batches),
+                of_data=lambda step: _replaced(batches, step * cfg.data.batch_size),
             ),
             state,
             batches,
@@ -262,9 +262,9 @@ def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
     )
 
 
-def _replaced(batches: pipeline.Batches) -> dict[str, float]:
-    """Examples that were replaced since the last call, in all processes, as metrics by reason."""
-    found = metrics.summed(batches.replaced.since(), REASONS)
+def _replaced(batches: pipeline.Batches, end: int) -> dict[str, float]:
+    """Examples replaced since the last call, up to a global index, in all processes: metrics by reason."""
+    found = metrics.summed(batches.replaced.count(end), REASONS)
     return {f"data/replaced/{reason}": float(count) for reason, count in found.items()}
 
 

@@ -132,6 +132,17 @@ def test_the_config_is_data_and_depends_on_what_the_folder_holds(forms, tmp_path
     assert debug.get_config().with_data(data).data.train != before.data.train
 
 
+def test_one_of_several_tables_is_taken_by_its_path(forms, tmp_path):
+    folder = own_pictures.table_csv(tmp_path / "two", 24)
+    (tmp_path / "two" / "other.csv").write_text("file_name,caption\n0001.jpg,another\n")
+    with pytest.raises(ValueError, match="2 tables .* give the path of the one in place of the folder"):
+        own_data.with_data(debug.get_config(), folder)
+    after = own_data.with_data(debug.get_config(), f"{folder}/captions.csv")
+    assert after.data.train.table == "captions.csv" and after.evals["train"].name == "two_train"
+    texts = [after.data.train.texts(i)["text"][0] for i in range(len(after.data.train))]
+    assert set(texts) < set(own_pictures.captions(24))
+
+
 @pytest.mark.parametrize("data", ["no/such/folder", "tfds:no_such_data_set"])
 def test_data_that_is_not_there_is_refused(data):
     with pytest.raises(ValueError, match=data.rpartition(":")[2]):

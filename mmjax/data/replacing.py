@@ -61,7 +61,7 @@ class Replaced:
         self._noted: dict[int, list[BadExample]] = {}
         self._lock = threading.Lock()
         self._handed_out = self._replaced = 0
-        self._since: collections.Counter[str] = collections.Counter()
+        self._reasons: dict[int, str] = {}  # of the replaced examples that are not counted yet, by index
         self._by_file: dict[str, BadExample] = {}
 
     def note(self, index: int, bad: list[BadExample]) -> None:
@@ -75,11 +75,11 @@ class Replaced:
             ValueError: more than the share that is allowed was replaced; names files.
         """
         with self._lock:
-            noted = [self._noted.pop(index) for index in indices if index in self._noted]
+            noted = {index: self._noted.pop(index) for index in indices if index in self._noted}
         self._handed_out += len(indices)
         self._replaced += len(noted)
-        self._since.update(bad[0].reason for bad in noted)
-        for error in itertools.chain(*noted):
+        self._reasons |= {index: bad[0].reason for index, bad in noted.items()}
+        for error in itertools.chain(*noted.values()):
             if error.where not in self._by_file and len(self._by_file) < _NAMED:
                 log.warning("replaced in training: %s", error)
             self._by_file.setdefault(error.where, error)
@@ -91,10 +91,10 @@ class Replaced:
                 f"{seen}: {_names(self._by_file.values())}; mend or remove these, or allow more"
             )
 
-    def since(self) -> dict[str, int]:
-        """Number of examples replaced since the last call, by reason, where it is not 0."""
-        found, self._since = dict(self._since), collections.Counter()
-        return found
+    def count(self, end: int) -> dict[str, int]:
+        """Number of examples replaced before global index `end` and not counted yet, by reason."""
+        now = [index for index in self._reasons if index < end]
+        return dict(collections.Counter(self._reasons.pop(index) for index in now))
 
 
 def _names(bad) -> str:

@@ -82,8 +82,9 @@ def test_the_number_of_processes_and_threads_changes_nothing(processes):
 def test_every_replacement_is_counted_once_by_reason_and_named_once(caplog):
     with caplog.at_level(logging.WARNING, "mmjax"):
         _, replaced = ids(3 * EPOCH)
-    assert replaced.since() == {"undecodable": 3 * 2, "truncated": 3}
-    assert replaced.since() == {}
+    counts = [replaced.count(epoch * SIZE) for epoch in (1, 2, 3)]
+    assert counts == [{"undecodable": 2, "truncated": 1}] * 3
+    assert replaced.count(3 * SIZE) == {}
     assert sorted(caplog.messages) == [
         "replaced in training: 17.jpg is a picture cut short",
         "replaced in training: 18.jpg could not be read as a picture",
@@ -92,17 +93,21 @@ def test_every_replacement_is_counted_once_by_reason_and_named_once(caplog):
 
 
 def test_all_processes_together_count_what_one_does():
-    counts = [ids(2 * EPOCH, process=i, processes=2)[1].since() for i in range(2)]
+    counts = [ids(2 * EPOCH, process=i, processes=2)[1].count(2 * SIZE) for i in range(2)]
     assert {reason: sum(count.get(reason, 0) for count in counts) for reason in counts[0] | counts[1]} == {
         "undecodable": 4,
         "truncated": 2,
     }
 
 
-def test_batches_that_were_not_handed_out_are_not_counted():
+def test_batches_that_were_read_ahead_are_not_counted():
     batches = pipeline.batches(dataclasses.replace(DATA, ahead=2 * EPOCH), tokenizer())
+    whole, _ = ids(2, dataclasses.replace(DATA, train=Damaged(bad=())))
+    in_first, in_second = np.isin(whole, tuple(REASONS)).sum(axis=1)
     next(batches)
-    assert sum(batches.replaced.since().values()) <= len(REASONS)
+    assert sum(batches.replaced.count(2 * BATCH).values()) == in_first
+    next(batches)
+    assert sum(batches.replaced.count(2 * BATCH).values()) == in_second
 
 
 def test_a_run_of_more_bad_examples_than_allowed_ends_and_names_them():

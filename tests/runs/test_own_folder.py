@@ -1,5 +1,6 @@
 """`--data`: a user's own folder trained on by one command."""
 
+import re
 import shutil
 import time
 
@@ -87,7 +88,8 @@ def refusal(capsys, *arguments):
 
 def test_too_many_damaged_pictures_end_the_run_and_are_named(folder, tmp_path, capsys):
     message = refusal(capsys, tmp_path / "run", f"--data={folder}")
-    assert message.startswith("1 examples had to be replaced, more than data.most_replaced=0.01 of ")
+    # A batch that ends one epoch and begins the next may hold it twice.
+    assert re.match(r"[12] examples had to be replaced, more than data.most_replaced=0.01 of \d+: ", message)
     assert f"{folder}/0007.jpg is a picture cut short" in message
 
 

@@ -22,8 +22,8 @@ from mmjax.data.sources.kept import Kept
 
 log = logging.getLogger("mmjax")
 
-TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "dev", "test")  # the first that is there
+# Names of folders that are splits; the first that is there.
+_SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev", "test")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,9 +89,9 @@ class Folder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Equal for folders of the same paths and texts; pictures are not read."""
+        """Equal for folders of the same paths and texts, in all splits; pictures are not read."""
         digest = hashlib.blake2b(digest_size=8)
-        for entry in self._entries:
+        for entry in self._listing.entries:
             digest.update(repr(entry).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -107,13 +107,12 @@ class Folder:
     def _splits(self) -> dict[str, str]:
         """Folders that are splits, by split; empty where there are none."""
         root = pathlib.Path(self.path)
-        found = {
-            split: [name for name in names if (root / name).is_dir()] for split, names in _SPLITS.items()
-        }
-        tables = [path for path in root.glob("*") if path.suffix.lower() in folder_listing.TABLES]
-        return (
-            {} if tables or not all(found.values()) else {split: names[0] for split, names in found.items()}
-        )
+        found = {}
+        for split, names in _SPLITS.items():
+            there = [name for name in names if (root / name).is_dir()]
+            found |= {split: there[0]} if there else {}
+        has_table = any(path.suffix.lower() in folder_listing.TABLES for path in root.glob("*"))
+        return {} if has_table or len(found) < len(_SPLITS) else found
 
     @functools.cached_property
     def _listing(self) -> Listing:
@@ -179,6 +178,3 @@ class Folder:
     def __getstate__(self) -> dict[str, Any]:
         # Fields only: a worker process reads the folder itself.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-
-_SPLITS = {"train": TRAIN, "val": VAL}

@@ -100,7 +100,7 @@ def _table(root: pathlib.Path, files: list[str]) -> str:
     if len(tables) != 1:
         raise ValueError(
             f"{root} holds {len(tables)} tables ({', '.join(tables[:5])}), wanted one; move the others "
-            "away, or say which: data.train.table=NAME"
+            "away, or give the path of the one in place of the folder"
         )
     return tables[0]
 

@@ -142,7 +142,7 @@ def _no_columns(path, keys: list[str], columns: Columns, separator: str | None =
     return (
         f"{path} has the columns {', '.join(map(repr, keys)) or 'of no row'}{by}; wanted one of pictures "
         f"({', '.join(pictures)}) and one of captions ({', '.join(columns.captions or CAPTION)}): rename "
-        "them, or say which: data.train.picture=NAME 'data.train.captions=(\"NAME\",)'"
+        "them, or name them in a config: Folder(picture=NAME, captions=(NAME,))"
     )
 
 

@@ -231,7 +231,7 @@ def test_tables_that_name_no_picture_or_caption_are_refused_with_their_columns(t
     table.write_text("picture_of,words;more\na.png,x\n")
     message = refused(tmp_path)
     assert f"{table} has the columns 'picture_of', 'words;more' separated by ','; wanted one of" in message
-    assert "data.train.picture=NAME" in message and "file_name" in message
+    assert "Folder(picture=NAME, captions=(NAME,))" in message and "file_name" in message
     table.write_text("a.png,a cat\n")
     assert "has the columns 'a.png', 'a cat'" in refused(tmp_path)
     table.write_text("file_name,caption\nb.png,b\n")
