@@ -10,7 +10,7 @@ from mmjax.data import colour
 from mmjax.data.geometry import Preprocess, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
-from mmjax.data.tokenizer import SentencePiece
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.optim import AdamW, Optim

@@ -4,7 +4,7 @@ from mmjax.checkpoint import Checkpointing
 from mmjax.data.geometry import Flip, Preprocess, Resize
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
-from mmjax.data.tokenizer import SentencePiece
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid

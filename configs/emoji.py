@@ -10,7 +10,7 @@ from mmjax.data.captions import NameAndKeywords
 from mmjax.data.geometry import Affine, Flip, Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.emoji import Emoji
-from mmjax.data.tokenizer import SentencePiece
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.evals.zero_shot import ZeroShot
 from mmjax.objectives.infonce import InfoNCE

@@ -10,7 +10,7 @@ from mmjax.checkpoint import Checkpointing
 from mmjax.data.geometry import Preprocess, Resize
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
-from mmjax.data.tokenizer import SentencePiece
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.composition import Composition
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE

@@ -47,6 +47,9 @@ class Loop:
     writer: Writer
     checkpoints: Checkpoints
     meta: Callable[[int], dict[str, Any]]  # what a checkpoint of a step holds besides the state
+    of_data: Callable[[int], dict[str, float]] = (
+        lambda step: {}
+    )  # of the data up to a step, since the last call
 
 
 def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
@@ -161,7 +164,7 @@ class _Meter:
         values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
         perf = self._perf(mark)
         if write_due:
-            self._loop.writer.write(step, values | perf)
+            self._loop.writer.write(step, values | perf | self._loop.of_data(step))
             self._written = mark
         if line_due:
             self._line_s = time.monotonic()

@@ -2,7 +2,10 @@
 
     python -m mmjax.main --config=configs/quickstart.py --workdir=runs/quickstart optim.lr=1e-3 steps=200
 
-Arguments after the flags change the config: field.subfield=value.
+    python -m mmjax.main --config=configs/quickstart.py --workdir=runs/mine --data=photos/
+
+`--data` puts other data in place of the config's. Arguments after the flags change the config:
+field.subfield=value.
 """
 
 import pathlib
@@ -17,6 +20,9 @@ _CONFIG = flags.DEFINE_string(
     "config", None, "Python file with a get_config(): path.py, or path.py:name=value,... for its arguments."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; the same command goes on from there.")
+_DATA = flags.DEFINE_string(
+    "data", None, "Train on other data than the config's: a folder of pictures with texts, or tfds:NAME."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, for several processes where JAX does not find them itself."
 )
@@ -47,7 +53,13 @@ def main(argv):
 def _run(overrides):
     if not _CONFIG.value or not _WORKDIR.value:
         raise ValueError("--config=FILE.py and --workdir=DIRECTORY are both needed; --help says more")
-    cfg = config.load(_CONFIG.value, overrides)
+    cfg = config.load(_CONFIG.value)
+    if _DATA.value:
+        from mmjax import own_data
+
+        of_file, cfg = cfg, cfg.with_data(_DATA.value)
+        print(f"--data={_DATA.value}: {own_data.changes(of_file, cfg)}")
+    cfg = config.override(cfg, overrides)
     # Not at the top of the file: `--help` and a misspelt flag answer without importing JAX.
     from mmjax import loop, runtime
 

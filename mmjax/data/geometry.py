@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from mmjax.data.decode import opaque
+
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -235,13 +237,9 @@ class Preprocess:
             ValueError: another shape or dtype.
         """
         _check_image(image_HWC, channels=(1, 3, 4))
-        if image_HWC.shape[2] == 4:
-            rgb, alpha = image_HWC[..., :3].astype(np.uint16), image_HWC[..., 3:].astype(np.uint16)
-            blended = rgb * alpha + np.array(self.background, np.uint16) * (255 - alpha)
-            image_HWC = ((blended + 127) // 255).astype(np.uint8)
-        elif image_HWC.shape[2] == 1:
-            image_HWC = np.repeat(image_HWC, 3, axis=2)
-        resized = Resize(size=self.size, filter=self.filter, mode=self.mode)(image_HWC)
+        resized = Resize(size=self.size, filter=self.filter, mode=self.mode)(
+            opaque(image_HWC, self.background)
+        )
         return np.ascontiguousarray(CentreCrop(size=self.size)(resized))
 
 

@@ -2,17 +2,20 @@
 
 Example g of the stream (its *global index*) is a function of the source, the seed and g alone: order and
 randomness depend neither on the number of reader threads nor on the number of processes, and a run goes on
-exactly where it stopped from one integer, the global index of its next example.
+exactly where it stopped from one integer, the global index of its next example. `replacing` keeps this so
+where an example cannot be read.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mmjax.data import Batch, Source, geometry
+from mmjax.data import BadExample, Batch, Source, geometry, replacing, texts
 from mmjax.data.captions import FirstCaption
-from mmjax.data.tokenizer import Tokenizer
+from mmjax.data.replacing import Replaced
+from mmjax.data.tokenizers import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,11 @@ class Data:
     seed: int = 0
     threads: int = 2  # reader threads a process
     ahead: int = 8  # batches read ahead
+    most_replaced: float = 0.01  # share of the examples that may be unreadable; above it the run stops
 
     def __post_init__(self):
+        if not 0 <= self.most_replaced <= 1:
+            raise ValueError(f"most_replaced={self.most_replaced} is a share; use a value in [0, 1]")
         if self.threads < 1 or self.ahead < 1:
             raise ValueError(f"threads={self.threads} and ahead={self.ahead} must be at least 1")
         if self.together < 1 or self.batch_size % self.together:
@@ -38,26 +44,9 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Prepare:
-    """One example of the source as the arrays that a batch stacks."""
+class _Turns:
+    """Whose turn it is at each global index: numbers of examples, in shuffled groups, epoch after epoch."""
 
-    data: Data
-    tokenizer: Tokenizer
-
-    def __call__(self, example, rng: np.random.Generator):
-        caption = self.data.captions(example["text"], rng)
-        return {
-            "image": geometry.apply(self.data.geometry, example["image"], rng),
-            "text": self.tokenizer([caption])[0],
-            "id": np.int32(example["id"]),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Shuffled:
-    """The examples of the source in the order of shuffled groups, epoch after epoch, by global index."""
-
-    source: Source
     groups: Sequence[int]  # without end
     together: int
 
@@ -66,7 +55,38 @@ class _Shuffled:
 
     def __getitem__(self, index):
         group, member = divmod(index, self.together)
-        return self.source[self.groups[group] * self.together + member]
+        return index, self.groups[group] * self.together + member
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prepare:
+    """One example of the source as the arrays that a batch stacks."""
+
+    data: Data
+    tokenizer: Tokenizer
+    replaced: Replaced
+
+    def __call__(self, turn: tuple[int, int], rng: np.random.Generator):
+        index, number = turn
+        arrays, bad = replacing.read(
+            lambda number: self._arrays(number, rng),
+            number,
+            size=len(self.data.train),
+            seed=self.data.seed,
+            index=index,
+        )
+        if bad:
+            self.replaced.note(index, bad)
+        return arrays
+
+    def _arrays(self, number: int, rng: np.random.Generator):
+        example = self.data.train[number]
+        caption = self.data.captions(example, rng)
+        return {
+            "image": geometry.apply(self.data.geometry, example["image"], rng),
+            "text": self.tokenizer([caption])[0],
+            "id": np.int32(example["id"]),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +103,31 @@ class _Rows:
 
     def __getitem__(self, index):
         batch, row = divmod(index, self.batch_size // self.processes)
-        return self.examples[
-            batch * self.batch_size + self.process * (self.batch_size // self.processes) + row
-        ]
+        return self.examples[self.of_batch(batch)[row]]
+
+    def of_batch(self, batch: int) -> range:
+        """Global indices of this process's rows of a batch."""
+        rows = self.batch_size // self.processes
+        first = batch * self.batch_size + self.process * rows
+        return range(first, first + rows)
+
+
+class Batches:
+    """One process's rows of every batch, without end; `replaced` counts what was handed out."""
+
+    def __init__(self, batches: Iterator[Batch], rows: _Rows, start: int, replaced: Replaced):
+        self._batches, self._rows, self._next = batches, rows, start
+        self.replaced = replaced
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Batch:
+        """Raises ValueError where too many examples could not be read."""
+        batch = next(self._batches)
+        self.replaced.hand_out(self._rows.of_batch(self._next))
+        self._next += 1
+        return batch
 
 
 def check_size(data: Data, size: int):
@@ -99,9 +141,29 @@ def check_size(data: Data, size: int):
         )
 
 
+def channels(data: Data) -> int:
+    """Channels of the pictures that the stream gives, from the first example that can be read."""
+
+    def read(number):
+        picture_HWC = data.train[number]["image"]
+        return geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape[-1]
+
+    return replacing.read(read, 0, size=len(data.train), seed=data.seed, index=0)[0]
+
+
+def captions(data: Data, *, limit: int, seed: int) -> list[str]:
+    """Captions as training draws them, of at most `limit` examples evenly apart; no picture is decoded."""
+    rng, size = np.random.default_rng(seed), len(data.train)
+    found = []
+    for number in np.arange(min(size, limit)) * size // min(size, limit):
+        with contextlib.suppress(BadExample):
+            found.append(data.captions(texts(data.train, int(number)), rng))
+    return found
+
+
 def batches(
     data: Data, tokenizer: Tokenizer, *, start: int = 0, process: int = 0, processes: int = 1
-) -> Iterator[Batch]:
+) -> Batches:
     """This process's rows of every batch from global index `start` on, without end.
 
     Raises:
@@ -110,7 +172,8 @@ def batches(
     """
     if len(data.train) < data.batch_size:
         raise ValueError(
-            f"batch_size={data.batch_size}, but the training data has {len(data.train)} examples"
+            f"batch_size={data.batch_size}, but the training data has {len(data.train)} examples; "
+            "set data.batch_size to no more"
         )
     if data.batch_size % processes:
         raise ValueError(
@@ -121,13 +184,15 @@ def batches(
         raise ValueError(f"start={start} is not a multiple of batch_size={data.batch_size}")
     grain = _grain()
     groups = grain.MapDataset.range(len(data.train) // data.together).seed(data.seed).shuffle().repeat(None)
-    shuffled = _Shuffled(data.train, groups, data.together)
-    examples = grain.MapDataset.source(shuffled).seed(data.seed).random_map(_Prepare(data, tokenizer))
-    rows = grain.MapDataset.source(_Rows(examples, data.batch_size, process, processes))
+    replaced = Replaced(most=data.most_replaced, epoch=-(-len(data.train) // processes))
+    turns = grain.MapDataset.source(_Turns(groups, data.together)).seed(data.seed)
+    examples = turns.random_map(_Prepare(data, tokenizer, replaced))
+    rows = _Rows(examples, data.batch_size, process, processes)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
-    iterator = iter(rows.batch(data.batch_size // processes, drop_remainder=True).to_iter_dataset(options))
+    stacked = grain.MapDataset.source(rows).batch(data.batch_size // processes, drop_remainder=True)
+    iterator = iter(stacked.to_iter_dataset(options))
     iterator.set_state({"next_index": start // data.batch_size})
-    return iterator
+    return Batches(iterator, rows, start // data.batch_size, replaced)
 
 
 def _grain():

@@ -1,17 +1,43 @@
 """Which examples of a source an evaluator looks at, and reading them only where they are needed."""
 
 import dataclasses
+import logging
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from mmjax.data import Source
+from mmjax.data import BadExample, Source
+
+log = logging.getLogger("mmjax")
 
 
 def spread(total: int, limit: int | None) -> np.ndarray:
     """At most `limit` indices below `total`, in order and evenly apart; None takes all."""
     count = total if limit is None else min(limit, total)
     return np.arange(count) * total // max(count, 1)
+
+
+def readable(name: str, source: Source, index_N: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(index, example) of those that can be read; the log says, for the evaluator `name`, which cannot.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    bad = []
+    for index in index_N:
+        try:
+            example = source[int(index)]
+        except BadExample as error:
+            bad.append(error)
+        else:
+            yield int(index), example
+    if bad:
+        log.warning("%s: %d of %d examples are left out: %s", name, len(bad), len(index_N), bad[0])
+    if len(bad) == len(index_N):
+        first = "".join(f": {error}" for error in bad[:1])
+        raise ValueError(f"{name}: none of {len(index_N)} examples can be evaluated on{first}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmjax.data import Source
 from mmjax.evals import Embed, Gallery, Heatmap, Report, ranking
-from mmjax.evals.examples import Pictures, check_fields, spread
+from mmjax.evals.examples import Pictures, check_fields, readable, spread
 from mmjax.evals.galleries import ROWS, Side, mistakes, rows
 
 _HEATMAP = 16  # pictures of the heat map
@@ -58,15 +58,14 @@ class Retrieval:
     @functools.cached_property
     def _data(self) -> _Data:
         # Read once: ids and captions of every example are needed in every process, pictures are not kept.
-        index_N = spread(len(self.source), self.limit)
-        picture_ids, pairs = [], {}
-        for index in index_N:
-            example = self.source[int(index)]
+        indices, picture_ids, pairs = [], [], {}
+        for index, example in readable(self.name, self.source, spread(len(self.source), self.limit)):
+            indices.append(index)
             picture_ids.append(example["id"])
             wanted = example["text"][:1] if self.captions == "first" else example["text"]
             pairs |= {(example["id"], caption): None for caption in wanted}
         return _Data(
-            Pictures(self.source, index_N),
+            Pictures(self.source, np.array(indices)),
             np.array(picture_ids),
             tuple(caption for _, caption in pairs),
             np.array([id for id, _ in pairs]),

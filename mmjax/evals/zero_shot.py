@@ -14,8 +14,10 @@ import numpy as np
 from einops import rearrange
 
 from mmjax.data import Source
+from mmjax.data.captions import check_templates
+from mmjax.data.tokenizers.cleaning import bare
 from mmjax.evals import Embed, Gallery, Report, ranking
-from mmjax.evals.examples import Pictures, check_fields, spread
+from mmjax.evals.examples import Pictures, check_fields, readable, spread
 from mmjax.evals.galleries import ROWS, Side, mistakes, rows
 
 
@@ -27,16 +29,13 @@ class ZeroShot:
     source: Source  # the id of an example is its class
     classes: Source | None = None  # its names are the candidate classes; None takes the source's own
     templates: tuple[str, ...] = ("{}",)  # of prompts; {} is the class's name
+    punctuation: bool = True  # False takes it out of prompts, as those that SigLIP's results were made with
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
-        if not self.templates:
-            raise ValueError('templates=() leaves nothing to embed; use ("{}",) for the bare name')
-        for template in self.templates:
-            if "{}" not in template:
-                raise ValueError(f"template {template!r} has no place for the class's name; put {{}} there")
+        check_templates(self.templates)
 
     def prepare(self) -> None:
         """Raises ValueError where an id of the source is not among the classes."""
@@ -64,11 +63,13 @@ class ZeroShot:
     @functools.cached_property
     def _labelled_pictures(self) -> tuple[Pictures, np.ndarray]:
         # Read once: the label of every example is needed in every process, pictures are not kept.
-        index_N = spread(len(self.source), self.limit)
-        ids = [self.source[int(index)]["id"] for index in index_N]
+        found = readable(self.name, self.source, spread(len(self.source), self.limit))
+        indices, ids = zip(*((index, example["id"]) for index, example in found), strict=True)
         self._check_known(ids)
         names = self._class_source.names
-        return Pictures(self.source, index_N), np.array([self._class_of_name[names[id]] for id in ids])
+        return Pictures(self.source, np.array(indices)), np.array(
+            [self._class_of_name[names[id]] for id in ids]
+        )
 
     def _check_known(self, ids) -> None:
         names = self._class_source.names
@@ -82,6 +83,7 @@ class ZeroShot:
 
     def _embed_classes(self, embed: Embed, names: tuple[str, ...]) -> np.ndarray:
         prompts = [template.replace("{}", name) for name in names for template in self.templates]
+        prompts = prompts if self.punctuation else [bare(prompt) for prompt in prompts]
         prompt_CTE = rearrange(embed["text"](prompts), "(c t) e -> c t e", t=len(self.templates))
         mean_CE = prompt_CTE.mean(axis=1)
         # Prompts may cancel out; a class without direction then scores 0 with every picture.

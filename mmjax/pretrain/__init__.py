@@ -11,17 +11,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import config, flops, loop, metrics, optim, sharding, workdir
+from mmjax import config, flops, loop, metrics, optim, own_data, sharding, vocabulary, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.data import pipeline
+from mmjax.data import REASONS, pipeline
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
-from mmjax.data.tokenizer import SentencePiece, Tokenizer, load, train
+from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
 from mmjax.model import Model, check_vocab, encoders
@@ -30,9 +28,6 @@ from mmjax.pretrain.step import compile_step, init_state, loss, with_layout
 from mmjax.sharding import MeshShape
 
 log = logging.getLogger("mmjax")
-
-# Enough captions for a vocabulary of tens of thousands, and seconds to read.
-_TOKENIZER_EXAMPLES = 20_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +39,7 @@ class Pretrain:
     data: Data
     colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
     preprocess: Preprocess  # of pictures when evaluating; its mean and std when training, too
-    tokenizer: SentencePiece
+    tokenizer: TokenizerConfig
     steps: int
     optim: Optim = Optim()
     mesh: MeshShape = MeshShape()
@@ -70,6 +65,10 @@ class Pretrain:
         """What `mmjax.main` calls: `run` of this config."""
         run(self, directory)
 
+    def with_data(self, data: str) -> "Pretrain":
+        """This config on other data, a folder or `tfds:NAME`: what `mmjax.main --data` calls."""
+        return own_data.with_data(self, data)
+
 
 def run(cfg: Pretrain, directory: pathlib.Path):
     """Trains, evaluates and reports in `directory`; goes on from its last checkpoint where there is one."""
@@ -86,7 +85,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     with metrics.phase("preparing the data"):
         for prepared in (cfg.data.train, *cfg.evals.values()):
             prepared.prepare()
-    tokenizer = _tokenizer(cfg, directory)
+    tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
     peak = _peak()
     with jax.set_mesh(mesh):
         _train(cfg, directory, mesh, shapes, tokenizer, peak)
@@ -124,6 +123,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
                 writer=writer,
                 checkpoints=checkpoints,
                 meta=lambda step: {"next_index": step * cfg.data.batch_size},
+                of_data=lambda step: _replaced(batches, step * cfg.data.batch_size),
             ),
             state,
             batches,
@@ -160,8 +160,7 @@ def _first_state(cfg, mesh, shapes, layout, checkpoints):
 
 def _batch_shapes(cfg: Pretrain, mesh: Mesh):
     """What one global batch looks like, from the first example of the training data."""
-    channels = np.shape(cfg.data.train[0]["image"])[-1]
-    size, rows = cfg.preprocess.size, cfg.data.batch_size
+    channels, size, rows = pipeline.channels(cfg.data), cfg.preprocess.size, cfg.data.batch_size
     kinds = {
         "image": ((rows, size, size, channels), jnp.uint8),
         "text": ((rows, cfg.tokenizer.length), jnp.int32),
@@ -181,26 +180,10 @@ def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
     )
 
 
-def _tokenizer(cfg: Pretrain, directory: pathlib.Path) -> Tokenizer:
-    """The workdir's tokenizer; on first use trained on the training captions and saved there."""
-    path = directory / "tokenizer.model"
-    if not path.is_file() and jax.process_index() == 0:
-        with metrics.phase("training the tokenizer"):
-            texts = _captions(cfg.data, cfg.seed)
-            model = train(texts, cfg.tokenizer)
-            workdir.write(path, model)
-        share = Tokenizer(model, cfg.tokenizer).truncated(texts)
-        log.info("tokenizer: %.1f %% of the captions are cut at %d tokens", 100 * share, cfg.tokenizer.length)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("tokenizer")
-    return load(path, cfg.tokenizer)
-
-
-def _captions(data: Data, seed: int) -> list[str]:
-    """Captions as training draws them, so that the tokenizer sees keywords joined to names, too."""
-    rng = np.random.default_rng(seed)
-    examples = range(min(len(data.train), _TOKENIZER_EXAMPLES))
-    return [data.captions(data.train[i]["text"], rng) for i in examples]
+def _replaced(batches: pipeline.Batches, end: int) -> dict[str, float]:
+    """Examples replaced since the last call, up to a global index, in all processes: metrics by reason."""
+    found = metrics.summed(batches.replaced.count(end), REASONS)
+    return {f"data/replaced/{reason}": float(count) for reason, count in found.items()}
 
 
 def _peak() -> float:

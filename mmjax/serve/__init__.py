@@ -7,7 +7,7 @@ import jax
 
 from mmjax import config, sharding
 from mmjax.checkpoint import restore_params, saved_steps
-from mmjax.data import tokenizer
+from mmjax.data import tokenizers
 from mmjax.model import Model
 from mmjax.pretrain import make_model
 from mmjax.pretrain.step import init_state
@@ -43,7 +43,7 @@ def load(
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
         raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
-    tokens = tokenizer.load(workdir / "tokenizer.model", cfg.tokenizer)
+    tokens = tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
     layout = sharding.shardings(mesh, shapes)

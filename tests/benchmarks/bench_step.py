@@ -75,7 +75,7 @@ def _mmjax_config(size: ClipSize, dtype: str, unroll: bool):
     from mmjax.data.geometry import Preprocess, Resize
     from mmjax.data.pipeline import Data
     from mmjax.data.sources.scenes import Scenes
-    from mmjax.data.tokenizer import SentencePiece
+    from mmjax.data.tokenizers.sentencepiece import SentencePiece
     from mmjax.objectives.infonce import InfoNCE
     from mmjax.optim import AdamW, Optim
     from mmjax.pretrain import Pretrain

@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 
-from mmjax.data.captions import AnyCaption, FirstCaption, NameAndKeywords
+from mmjax.data import BadExample
+from mmjax.data.captions import PHOTO, AnyCaption, FirstCaption, NameAndKeywords, Prompted, WeightedCaption
 
 TEXTS = ("apple", "fruit", "food", "red", "sweet", "tree")
 DRAWS = 10_000
 
 
-def draws(chooser, texts=TEXTS, seed=0):
+def draws(chooser, texts=TEXTS, seed=0, **more):
     rng = np.random.default_rng(seed)
-    return [chooser(texts, rng) for _ in range(DRAWS)]
+    return [chooser({"text": texts, "id": 0, **more}, rng) for _ in range(DRAWS)]
 
 
 def assert_share(count, prob):
@@ -70,11 +71,62 @@ def test_captions_are_plain_strings_and_depend_on_the_generator_alone(chooser):
 
 @pytest.mark.parametrize("chooser", [FirstCaption(), AnyCaption(), NameAndKeywords()], ids=repr)
 def test_an_example_without_text_is_refused(chooser):
-    with pytest.raises(ValueError, match="no text"):
-        chooser((), np.random.default_rng(0))
+    with pytest.raises(BadExample, match="has no caption"):
+        chooser({"text": (), "id": 0}, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("fields", [{"name_only": 1.5}, {"name_only": -0.1}, {"most_keywords": 0}])
 def test_impossible_choosers_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         NameAndKeywords(**fields)
+
+
+KINDS = ("caption.en", "caption.en", "caption.de", "alt", "alt", "alt")
+
+
+def test_kinds_are_drawn_by_weight_and_texts_of_a_kind_evenly():
+    weights = {"caption.en": 3.0, "*.de": 1.0, "alt": 0.0}
+    counts = collections.Counter(draws(WeightedCaption(weights=weights), kinds=KINDS))
+    assert set(counts) == {"apple", "fruit", "food"}
+    for text, share in (("apple", 3 / 8), ("fruit", 3 / 8), ("food", 1 / 4)):
+        assert_share(counts[text], share)
+
+
+def test_weights_count_among_the_kinds_that_an_example_has():
+    chooser = WeightedCaption(weights={"caption.en": 3.0, "caption.de": 1.0})
+    assert set(draws(chooser, texts=("Apfel",), kinds=("caption.de",))) == {"Apfel"}
+
+
+def test_the_first_pattern_that_fits_counts():
+    chooser = WeightedCaption(weights={"caption.de": 0.0, "caption.*": 1.0})
+    assert set(draws(chooser, kinds=KINDS)) == {"apple", "fruit"}
+
+
+@pytest.mark.parametrize("kinds", [KINDS, ()], ids=["others", "none"])
+def test_an_example_without_a_weighted_kind_is_a_bad_one(kinds):
+    chooser = WeightedCaption(weights={"title": 1.0})
+    with pytest.raises(BadExample, match="none is among title") as error:
+        chooser({"text": TEXTS, "kinds": kinds, "id": 0}, np.random.default_rng(0))
+    assert error.value.reason == "no_caption"
+
+
+def test_a_prompt_is_drawn_evenly_for_the_text_that_is_chosen():
+    counts = collections.Counter(draws(Prompted(templates=PHOTO, of=FirstCaption())))
+    assert set(counts) == {template.replace("{}", "apple") for template in PHOTO}
+    for count in counts.values():
+        assert_share(count, 1 / len(PHOTO))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Prompted(templates=()), "leaves nothing to show"),
+        (lambda: Prompted(templates=("a photo",)), "no place for the class's name"),
+        (lambda: WeightedCaption(weights={}), "weights={}"),
+        (lambda: WeightedCaption(weights={"a": 0.0}), "weights={'a': 0.0}"),
+        (lambda: WeightedCaption(weights={"a": 2.0, "b": -1.0}), "must be 0 or more"),
+    ],
+)
+def test_impossible_weights_and_prompts_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -11,7 +11,8 @@ import pytest
 from mmjax.data import pipeline
 from mmjax.data.captions import AnyCaption
 from mmjax.data.pipeline import Data
-from mmjax.data.tokenizer import SentencePiece, Tokenizer, train
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.tokenizers.sentencepiece import SentencePiece, train
 
 SIZE, BATCH = 24, 8
 EPOCH = SIZE // BATCH

@@ -148,7 +148,7 @@ def test_a_source_without_classes_is_refused():
     ("fields", "message"),
     [
         ({"templates": ("a photo",)}, "template 'a photo' has no place"),
-        ({"templates": ()}, "leaves nothing to embed"),
+        ({"templates": ()}, "leaves nothing to show"),
         ({"name": "a b"}, "name='a b'"),
         ({"limit": -3}, "limit=-3"),
         ({"every_steps": -1}, "every_steps=-1"),

@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from mmjax.data.tokenizer import SentencePiece, Tokenizer, train
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.tokenizers.sentencepiece import SentencePiece, train
 
 COLOURS = ("red", "blue", "green", "yellow", "grey")
 SHAPES = ("circle", "square", "triangle", "heart", "arrow", "star", "cross", "diamond")
@@ -142,7 +143,7 @@ def test_a_damaged_model_is_one_line(model):
 
 @pytest.mark.parametrize("config", [SentencePiece(vocab=257), SentencePiece(vocab=512, eos_id=3)])
 def test_a_model_of_another_config_is_refused(model, config):
-    with pytest.raises(ValueError, match="use this config's tokenizer.model"):
+    with pytest.raises(ValueError, match="use this config's model"):
         Tokenizer(model, config)
 
 

@@ -1,0 +1,185 @@
+"""What a folder of pictures holds: which kind it is, and every picture with its texts, in a fixed order.
+
+Kinds: `table`, a CSV or JSONL file that names pictures and texts; `pairs`, `x.txt` or `x.json` beside
+`x.jpg`; `classes`, a folder a class. Whatever the kind, pictures are in order of their paths.
+"""
+
+import collections
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from mmjax.data import MAX_CAPTION
+from mmjax.data.sources import folder_texts
+from mmjax.data.sources.folder_texts import Columns
+
+Kind = Literal["table", "pairs", "classes"]
+
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+TABLES = (".csv", ".jsonl", ".tsv")
+_TEXTS = (".txt", ".json")
+_REMEDY = (
+    "put x.txt or x.json beside x.jpg, or a captions.csv or metadata.jsonl that names pictures and captions "
+    "into the folder, or the pictures of each class into a folder of its name"
+)
+
+
+class Entry(NamedTuple):
+    """One picture and what is said of it."""
+
+    picture: str  # path within the folder, with /
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]  # of the texts: column, key, or key.language
+    same: str  # equal for pictures that show the same thing
+
+
+class Listing(NamedTuple):
+    kind: Kind
+    table: str  # name of the table, empty for other kinds
+    entries: list[Entry]  # in order of `picture`
+    left_out: dict[str, list[str]]  # what could not be used, by why
+
+
+def list_folder(root: pathlib.Path, kind: Kind | None, table: str | None, columns: Columns) -> Listing:
+    """Everything in a folder and the folders in it; hidden files are passed over.
+
+    Raises:
+        ValueError: it is of no kind, of several, or holds nothing to train on; says what was found.
+    """
+    if not root.is_dir():
+        raise ValueError(f"there is no folder {root}; give one with pictures, or tfds:NAME")
+    files = sorted(_walk(root))
+    pictures = [name for name in files if name.lower().endswith(PICTURES)]
+    if not pictures:
+        texts = sum(name.lower().endswith((*_TEXTS, *TABLES)) for name in files)
+        found = (
+            f"{texts} files of captions but no picture" if texts else f"no picture among {len(files)} files"
+        )
+        raise ValueError(f"{root} holds {found}; pictures end in {', '.join(PICTURES)}")
+    kind = kind or _recognised(root, files, pictures, table)
+    left_out: dict[str, list[str]] = collections.defaultdict(list)
+    if kind == "table":
+        table = table or _table(root, files)
+        entries = _of_table(root, table, set(pictures), columns, left_out)
+    elif kind == "pairs":
+        entries, table = _of_pairs(root, files, pictures, columns, left_out), ""
+    else:
+        entries, table = _of_classes(pictures, left_out), ""
+    entries = [entry for entry in map(lambda entry: _usable(entry, left_out), entries) if entry]
+    if not entries:
+        why = "; ".join(f"{len(names)} x {why}, such as {names[0]}" for why, names in left_out.items())
+        raise ValueError(f"{root} holds {len(pictures)} pictures and none can be used ({why}); {_REMEDY}")
+    return Listing(kind, table or "", entries, dict(left_out))
+
+
+def _walk(root: pathlib.Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        inside = pathlib.Path(folder).relative_to(root)
+        yield from ((inside / name).as_posix() for name in files if not name.startswith("."))
+
+
+def _recognised(root: pathlib.Path, files: list[str], pictures: list[str], table: str | None) -> Kind:
+    if table or any("/" not in name and name.lower().endswith(TABLES) for name in files):
+        return "table"
+    texts = {_stem(name) for name in files if name.lower().endswith(_TEXTS)}
+    if any(_stem(name) in texts for name in pictures):
+        return "pairs"
+    classes = {name.partition("/")[0] for name in pictures if "/" in name}
+    loose = [name for name in pictures if "/" not in name]
+    if len(classes) > 1 and not loose:
+        return "classes"
+    raise ValueError(
+        f"{root} holds {len(pictures)} pictures without captions, such as {pictures[0]}; {_REMEDY}"
+    )
+
+
+def _table(root: pathlib.Path, files: list[str]) -> str:
+    tables = [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+    if len(tables) != 1:
+        raise ValueError(
+            f"{root} holds {len(tables)} tables ({', '.join(tables[:5])}), wanted one; move the others "
+            "away, or give the path of the one in place of the folder"
+        )
+    return tables[0]
+
+
+def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
+    """One entry a picture; the texts of its rows come one after the other."""
+    rows: dict[str, list[folder_texts.Row]] = {}
+    for row in folder_texts.rows(root / table, columns, left_out):
+        name = (
+            os.path.relpath(row.picture, root)
+            if os.path.isabs(row.picture)
+            else os.path.normpath(row.picture)
+        )
+        name = pathlib.PurePath(name).as_posix()
+        if name not in pictures and not (root / name).is_file():
+            left_out["caption without a picture"].append(row.picture)
+        else:
+            rows.setdefault(name, []).append(row)
+    unnamed = sorted(pictures - set(rows))
+    if unnamed:
+        left_out["picture without a caption"] += unnamed
+    return [
+        Entry(
+            name,
+            tuple(text for row in of_picture for text in row.texts),
+            tuple(kind for row in of_picture for kind in row.kinds),
+            of_picture[0].same or _stem(name),
+        )
+        for name, of_picture in sorted(rows.items())
+    ]
+
+
+def _of_pairs(root, files, pictures, columns, left_out) -> list[Entry]:
+    texts: dict[str, list[str]] = {}
+    for name in files:
+        if name.lower().endswith(_TEXTS):
+            texts.setdefault(_stem(name), []).append(name)
+    entries = []
+    for picture in pictures:
+        names = texts.get(_stem(picture), [])
+        if not names:
+            left_out["picture without a caption"].append(picture)
+            continue
+        found = [pair for name in names for pair in folder_texts.of_file(root / name, columns, left_out)]
+        shown = tuple(text for _, text in found), tuple(kind for kind, _ in found)
+        entries.append(Entry(picture, *shown, _stem(picture)))
+    stems = {_stem(picture) for picture in pictures}
+    alone = [name for stem, names in texts.items() if stem not in stems for name in names]
+    if alone:
+        left_out["caption without a picture"] += alone
+    return entries
+
+
+def _of_classes(pictures: Iterable[str], left_out) -> list[Entry]:
+    entries = []
+    for picture in pictures:
+        folder, inside, _ = picture.partition("/")
+        if not inside:
+            left_out["picture in no class's folder"].append(picture)
+            continue
+        name = " ".join(folder.replace("_", " ").split())
+        entries.append(Entry(picture, (name,), ("class",), name))
+    return entries
+
+
+def _usable(entry: Entry, left_out) -> Entry | None:
+    """The entry without its empty and endless texts; None where it has no others."""
+    kept = []
+    for text, kind in zip(entry.texts, entry.kinds, strict=True):
+        if len(text) > MAX_CAPTION:
+            left_out[f"caption of more than {MAX_CAPTION:,} characters"].append(entry.picture)
+        elif text.strip():
+            kept.append((" ".join(text.split()), kind))
+    if not any(text.strip() for text in entry.texts):
+        left_out["empty caption"].append(entry.picture)
+    if not kept:
+        return None
+    return entry._replace(texts=tuple(text for text, _ in kept), kinds=tuple(kind for _, kind in kept))
+
+
+def _stem(name: str) -> str:
+    return name[: -len(pathlib.PurePosixPath(name).suffix)]

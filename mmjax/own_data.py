@@ -1,0 +1,108 @@
+"""A config made to train on other data: what `mmjax.main --data` does."""
+
+import dataclasses
+import pathlib
+import re
+
+from mmjax.data import Source, colour
+from mmjax.data.captions import PHOTO, AnyCaption, Prompted
+from mmjax.data.geometry import Flip, RandomResizedCrop
+from mmjax.data.sources.folder import Folder
+from mmjax.data.sources.folder_listing import TABLES
+from mmjax.data.sources.tfds import Tfds
+from mmjax.evals import Evaluator
+from mmjax.evals.retrieval import Retrieval
+from mmjax.evals.zero_shot import ZeroShot
+
+_TFDS = "tfds:"
+_AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what is in it
+_LIMIT = 1_000  # examples of the training data, and of other data, that are evaluated on
+
+
+def with_data(cfg, data: str):
+    """A pretraining config on the pictures and texts of `data`; towers, objective and optimizer stay.
+
+    Args:
+        cfg: `Pretrain`.
+        data: a folder, or a table in it, or `tfds:` and the name of a data set or the folder of one version.
+
+    Returns:
+        The config with training and validation data, a geometry for pictures of any size, colour ops that
+        need no alpha, any of an example's captions or its class in a prompt, and evaluators for it.
+
+    Raises:
+        ValueError: there is no such data, or it is not pictures and texts.
+    """
+    size = cfg.preprocess.size
+    train, val = _sources(data, side=2 * size)
+    classes = bool(train.names)
+    flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
+    crop = RandomResizedCrop(size=size, area=_AREA, filter=cfg.preprocess.filter)
+    return dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(
+            cfg.data,
+            train=train,
+            geometry=(crop, *flips),
+            captions=Prompted(templates=PHOTO) if classes else AnyCaption(),
+            together=1,
+        ),
+        colour=colour.without_alpha(cfg.colour),
+        evals=_evaluators(
+            _name(data), train, val, max((e.every_steps for e in cfg.evals.values()), default=0)
+        ),
+    )
+
+
+def changes(before, after) -> str:
+    """One line for people: what `with_data` made of a config, beside the data itself."""
+    gone = [_kind(op) for op in before.colour if op not in after.colour]
+    parts = [
+        f"geometry is {', '.join(map(_kind, after.data.geometry))}",
+        f"captions are chosen by {_kind(after.data.captions)}",
+        f"evaluators are {', '.join(after.evals)}",
+    ]
+    if gone:
+        parts.insert(1, f"without {', '.join(gone)}, which are for drawings with alpha")
+    return f"{_kind(before.data.train)} gave way to {_kind(after.data.train)}: {'; '.join(parts)}"
+
+
+def _kind(part) -> str:
+    return type(part).__name__
+
+
+def _sources(data: str, side: int) -> tuple[Folder | Tfds, Folder | Tfds]:
+    if data.startswith(_TFDS):
+        train, val = Tfds(name=data.removeprefix(_TFDS), side=side).splits()
+    else:
+        path = pathlib.Path(data)
+        is_table = path.suffix.lower() in TABLES
+        of = {"path": str(path.parent), "table": path.name} if is_table else {"path": data}
+        train, val = (Folder(**of, side=side, split=split) for split in ("train", "val"))
+    return train.resolved(), val.resolved()
+
+
+def _evaluators(name: str, train: Source, val: Source, every_steps: int) -> dict[str, Evaluator]:
+    """Retrieval on both splits, and where there are classes zero-shot classification among them.
+
+    Data without validation examples, too few for a share of them, is evaluated on what was trained on alone.
+    """
+    found: dict[str, Evaluator] = {}
+    for split, source, every in (("val", val, every_steps), ("train", train, 0)):
+        if not len(source):
+            continue
+        about = dict(name=f"{name}_{split}", source=source, every_steps=every, limit=_LIMIT)
+        found[split] = Retrieval(**about)
+        if train.names:
+            found[f"{split}_classes"] = ZeroShot(**about, classes=train, templates=PHOTO)
+    return found
+
+
+def _name(data: str) -> str:
+    """The last part of the data's path, as metrics may name it."""
+    if data.startswith(_TFDS):
+        last = data.removeprefix(_TFDS).strip("/").partition(":")[0].replace("/", "_")
+    else:
+        path = pathlib.Path(data).expanduser().absolute()
+        last = (path.parent if path.suffix.lower() in TABLES else path).name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", last).strip("_") or "data"
