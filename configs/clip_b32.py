@@ -1,14 +1,13 @@
 """CLIP ViT-B/32 by OpenAI's recipe: Radford et al. 2021, arXiv:2103.00020, section 2.5 and appendix F.
 
 The 400 million pairs of the paper are private, and generated scenes stand in for them: give `data.train` and
-`evals` a source of your own. So is its tokenizer: here one of as many pieces is trained on the captions.
+`evals` a source of your own. The vocabulary is CLIP's, from the package open_clip_torch or `tokenizer.path`.
 """
 
 from mmjax.checkpoint import Checkpointing
 from mmjax.data.geometry import RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
-from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.optim import AdamW, Optim
@@ -21,10 +20,9 @@ STEPS = 32 * 400_000_000 // BATCH  # 32 epochs of 400 million pairs
 
 def get_config(model: str = "CLIP B/32", lr: float = 5e-4, dtype: str = "bfloat16", remat: str = "none"):
     clip = preset(model)
-    size, length = clip.preprocess.size, clip.text.length
-    tokenizer = SentencePiece(model="bpe", vocab=clip.text.vocab, length=length)
+    size = clip.preprocess.size
     return Pretrain(
-        towers=clip.towers(tokenizer=tokenizer, dtype=dtype, remat=remat),
+        towers=clip.towers(dtype=dtype, remat=remat),
         objective=InfoNCE(initial_scale=1 / 0.07, ceiling=100.0),
         # The paper takes a random square of the resized picture; this is open_clip's form of it.
         data=Data(
@@ -33,7 +31,7 @@ def get_config(model: str = "CLIP B/32", lr: float = 5e-4, dtype: str = "bfloat1
             geometry=(RandomResizedCrop(size=size, area=(0.9, 1.0)),),
         ),
         preprocess=clip.preprocess,
-        tokenizer=tokenizer,
+        tokenizer=clip.tokenizer(),
         steps=STEPS,
         # Tables 18 and 20. All weights decay that are neither gains nor biases.
         optim=Optim(

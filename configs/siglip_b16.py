@@ -21,7 +21,11 @@ BATCH = 32_768
 def get_config(model: str = "SigLIP B/16", pairs: float = 9e9, dtype: str = "bfloat16", remat: str = "dots"):
     siglip = preset(model)
     size = siglip.preprocess.size
-    tokenizer = SentencePiece(vocab=siglip.text.vocab, length=siglip.text.length)
+    tokenizer = SentencePiece(
+        vocab=siglip.text.vocab,
+        length=siglip.text.length,
+        punctuation=siglip.vocabulary.punctuation,
+    )
     return Pretrain(
         towers=siglip.towers(tokenizer=tokenizer, dtype=dtype, remat=remat),
         objective=Sigmoid(initial_scale=10.0, initial_bias=-10.0),

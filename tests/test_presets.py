@@ -157,6 +157,31 @@ def test_towers_take_the_marks_of_a_tokenizer_of_ones_own():
     assert preset("RN50").towers(dtype="bfloat16")["image"].dtype == "bfloat16"
 
 
+@pytest.mark.parametrize("name", [name for name in presets.names() if "CLIPA" not in name])
+def test_the_tokenizer_of_a_preset_fits_its_text_tower(name):
+    found = preset(name)
+    tokenizer = found.tokenizer("a/file")
+    assert (tokenizer.path, tokenizer.vocab, tokenizer.length) == (
+        "a/file",
+        found.text.vocab,
+        found.text.length,
+    )
+    assert tokenizer.eos_id == found.text.eos
+    assert found.towers(tokenizer=tokenizer) == found.towers()
+    # SigLIP removes punctuation and pads with its end mark.
+    c4 = found.vocabulary.name == "c4_en"
+    assert (tokenizer.pad_id == 1, tokenizer.punctuation) == (c4, not c4)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("B/16", "the SentencePiece model c4_en; give the path"), ("CLIPA H/14", "BERT's word pieces, which")],
+)
+def test_a_tokenizer_that_cannot_be_made_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        preset(name).tokenizer()
+
+
 def test_the_table_of_the_documents_is_right():
     rows = re.findall(
         r"^\| `([\w-]+)` \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (\d+) \| (?:`(.+)` )?\|$", PAGE, re.M
