@@ -17,8 +17,9 @@ def measure(z: dict[str, jax.Array], scale: jax.Array, bias: jax.Array | float, 
       those that belong to others; `margin` is their difference.
     - `alignment`: mean squared distance of a pair; `uniformity`: log of the mean of exp(-2 d**2) over pairs
       of one modality, mean of the modalities, lower is more even (Wang and Isola 2020, arXiv:2005.10242).
-    - `rank_<modality>`: effective rank, the exponential of the entropy of the singular values scaled to sum
-      to 1 (Roy and Vetterli 2007); near 1 after a collapse, at most min(256, E).
+    - `rank_<modality>`: effective rank, the exponential of the entropy of the eigenvalues of the Gram matrix
+      scaled to sum to 1 (Friedman and Dieng 2023, arXiv:2210.02410; Roy and Vetterli 2007 of singular values);
+      1 after a collapse, at most min(256, E).
     - `gap`: distance of the modalities' means (Liang et al. 2022, arXiv:2203.02053).
     - `entropy`: of the softmax over the texts, in nats, mean over the images; log(256) where nothing is
       known.
@@ -67,9 +68,9 @@ def _uniformity(z_NE):
 
 
 def _effective_rank(z_NE):
-    # Squares of the singular values, from the smaller of the two Gram matrices.
+    # The smaller of the two has the same eigenvalues, but for zeros.
     gram = _products(z_NE, z_NE) if z_NE.shape[0] <= z_NE.shape[1] else _products(z_NE.T, z_NE.T)
-    values = jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram), 0))
+    values = jnp.maximum(jnp.linalg.eigvalsh(gram), 0)
     share = values / jnp.sum(values)
     return jnp.exp(-jnp.sum(share * jnp.log(jnp.maximum(share, 1e-30))))
 

@@ -30,7 +30,7 @@ def expected(z, scale, bias):
         return np.log(np.mean(np.exp(-2 * np.sum((x[i] - x[j]) ** 2, axis=1))))
 
     def rank(x):
-        values = np.linalg.svd(x, compute_uv=False)
+        values = np.linalg.svd(x, compute_uv=False) ** 2
         return np.exp(scipy.special.entr(values / values.sum()).sum())
 
     return {

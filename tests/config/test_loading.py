@@ -114,7 +114,7 @@ def test_a_config_uses_classes_of_a_file_beside_it_and_of_its_own(write):
     header = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
     body = "@dataclass(frozen=True)\nclass {}:\n    depth: int = 1\n    inner: object = None\n"
     pathlib.Path(write("", name="my_parts.py")).write_text(header + body.format("Part"))
-    file = pathlib.Path(write("", name="mine.py"))
+    file = pathlib.Path(write("", name="alone.py"))
     file.write_text(header + "import my_parts\n" + body.format("Whole"))
     with file.open("a") as f:
         f.write("def get_config(): return Whole(inner=my_parts.Part())\n")

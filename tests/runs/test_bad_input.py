@@ -75,7 +75,8 @@ def test_a_wrong_argument_is_refused_and_leaves_nothing(refusal, tmp_path, argum
 
 def test_a_batch_larger_than_the_data_is_refused(refusal, tmp_path):
     message = refusal(SMALL, tmp_path / "run", "data.train.size=8")
-    assert message == "batch_size=16, but the training data has 8 examples"
+    wanted = "batch_size=16, but the training data has 8 examples; set data.batch_size to no more"
+    assert message == wanted
 
 
 def test_a_misspelt_field_in_the_file_is_refused_with_its_line(refusal, tmp_path):
