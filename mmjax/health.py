@@ -18,8 +18,8 @@ def measure(z: dict[str, jax.Array], scale: jax.Array, bias: jax.Array | float, 
     - `alignment`: mean squared distance of a pair; `uniformity`: log of the mean of exp(-2 d**2) over pairs
       of one modality, mean of the modalities, lower is more even (Wang and Isola 2020, arXiv:2005.10242).
     - `rank_<modality>`: effective rank, the exponential of the entropy of the eigenvalues of the Gram matrix
-      scaled to sum to 1 (Friedman and Dieng 2023, arXiv:2210.02410; Roy and Vetterli 2007 of singular values);
-      1 after a collapse, at most min(256, E).
+      scaled to sum to 1 (Friedman and Dieng 2023, arXiv:2210.02410; Roy and Vetterli 2007 take singular
+      values); 1 after a collapse, at most min(256, E).
     - `gap`: distance of the modalities' means (Liang et al. 2022, arXiv:2203.02053).
     - `entropy`: of the softmax over the texts, in nats, mean over the images; log(256) where nothing is
       known.
