@@ -95,9 +95,9 @@ def preset(name: str) -> Preset:
     """
     if name not in _BY_NAME:
         folded = {known.lower(): known for known in _BY_NAME}
-        longer = [known for known in folded if known.startswith(name.lower())]
-        near = dict.fromkeys(longer + difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.4))
-        some = ", ".join([folded[known] for known in near][:3] or names())
+        near = [key for key in folded if key.startswith(name.lower())]
+        near = near or difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.4)
+        some = ", ".join(folded[key] for key in near) or ", ".join(names())
         raise ValueError(f"there is no preset {name!r}; did you mean {some}? docs/towers.md lists all")
     return _BY_NAME[name]
 
