@@ -140,7 +140,7 @@ def test_one_of_several_tables_is_taken_by_its_path(forms, tmp_path):
     after = own_data.with_data(debug.get_config(), f"{folder}/captions.csv")
     assert after.data.train.table == "captions.csv" and after.evals["train"].name == "two_train"
     texts = [after.data.train.texts(i)["text"][0] for i in range(len(after.data.train))]
-    assert set(texts) <= set(own_pictures.captions(24))
+    assert texts and set(texts) <= set(own_pictures.captions(24))
 
 
 @pytest.mark.parametrize("data", ["no/such/folder", "tfds:no_such_data_set"])
