@@ -1,6 +1,6 @@
 """CLIP on drawings of ~1,900 concepts in seven styles, judged on a style and on concepts never trained on.
 
-An hour on two CPU cores. A small convolutional tower and a bag of pieces: what learns there in that time
+Half an hour on two CPU cores. A small convolutional tower and a bag of pieces: what learns there in that time
 (docs/results.md compares a ViT, configs/emoji_vit.py).
 """
 
@@ -24,7 +24,7 @@ VOCAB = 2_000
 LENGTH = 16
 
 
-def get_config(steps: int = 14_000, seed: int = 0, every_steps: int = 2_000):
+def get_config(steps: int = 8_000, seed: int = 0, every_steps: int = 2_000):
     train = Emoji(split="train")
     return Pretrain(
         towers={
