@@ -18,6 +18,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def forget(package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
 def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
     text = (ROOT / "docs" / "adding.md").read_text()
     blocks = re.findall(r"```python\n# (mine/\w+\.py)\n(.*?)```", text, flags=re.DOTALL)
@@ -27,6 +32,8 @@ def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
         path.parent.mkdir(exist_ok=True)
         path.write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    # A config file of this name that another test loaded is a module, too.
+    forget("mine")
     importlib.invalidate_caches()
     try:
         cfg = config.load(str(tmp_path / "mine" / "config.py"), ["mesh.data=8"])
@@ -34,8 +41,7 @@ def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
         last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
         model = mmjax.load(tmp_path / "run", packages=("mine",))
     finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-            del sys.modules[name]
+        forget("mine")
     # Three plain colours and their names: anything but certainty would be a fault of the run.
     assert last["val/cards/zs_acc1"] == 1.0
     assert last["val/cards/gap"] > 0
