@@ -10,12 +10,15 @@ from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.sources.folder import Folder
 from mmjax.data.sources.folder_listing import TABLES
 from mmjax.data.sources.tfds import Tfds
+from mmjax.data.tokenizers import TokenizerConfig
+from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals import Evaluator
 from mmjax.evals.retrieval import Retrieval
 from mmjax.evals.zero_shot import ZeroShot
 
 _TFDS = "tfds:"
 _AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what is in it
+_LENGTH = 32  # tokens: a sentence or two
 _LIMIT = 1_000  # examples of the training data, and of other data, that are evaluated on
 
 
@@ -28,7 +31,8 @@ def with_data(cfg, data: str):
 
     Returns:
         The config with training and validation data, a geometry for pictures of any size, colour ops that
-        need no alpha, any of an example's captions or its class in a prompt, and evaluators for it.
+        need no alpha, a tokenizer for whole sentences, any of an example's captions or its class in a prompt,
+        and evaluators for it.
 
     Raises:
         ValueError: there is no such data, or it is not pictures and texts.
@@ -48,6 +52,7 @@ def with_data(cfg, data: str):
             together=1,
         ),
         colour=colour.without_alpha(cfg.colour),
+        tokenizer=_tokenizer(cfg.tokenizer, cfg.towers["text"]),
         evals=_evaluators(
             _name(data), train, val, max((e.every_steps for e in cfg.evals.values()), default=0)
         ),
@@ -59,7 +64,7 @@ def changes(before, after) -> str:
     gone = [_kind(op) for op in before.colour if op not in after.colour]
     parts = [
         f"geometry is {', '.join(map(_kind, after.data.geometry))}",
-        f"captions are chosen by {_kind(after.data.captions)}",
+        f"captions are chosen by {_kind(after.data.captions)} and cut at {after.tokenizer.length} tokens",
         f"evaluators are {', '.join(after.evals)}",
     ]
     if gone:
@@ -80,6 +85,16 @@ def _sources(data: str, side: int) -> tuple[Folder | Tfds, Folder | Tfds]:
         of = {"path": str(path.parent), "table": path.name} if is_table else {"path": data}
         train, val = (Folder(**of, side=side, split=split) for split in ("train", "val"))
     return train.resolved(), val.resolved()
+
+
+def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
+    """The config's tokenizer; one that is learned from the captions is made to hold sentences, as far as the
+    tower has places for their tokens."""
+    if not isinstance(config, SentencePiece):
+        return config
+    places = tower.length if "length" in type(tower).__dataclass_fields__ else _LENGTH
+    # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
+    return dataclasses.replace(config, model="bpe", length=max(config.length, min(places, _LENGTH)))
 
 
 def _evaluators(name: str, train: Source, val: Source, every_steps: int) -> dict[str, Evaluator]:

@@ -61,7 +61,7 @@ def test_the_splits_of_all_forms_are_the_same(forms):
 def test_captioned_pictures_take_the_place_of_drawings(forms):
     before = quickstart.get_config(steps=30)
     after = before.with_data(forms["csv"])
-    kept = ("towers", "objective", "preprocess", "tokenizer", "steps", "optim", "mesh", "checkpoint", "seed")
+    kept = ("towers", "objective", "preprocess", "steps", "optim", "mesh", "checkpoint", "seed")
     for name in kept:
         assert getattr(after, name) == getattr(before, name)
     # Photos have no alpha: what needs one goes, all else stays.
@@ -69,7 +69,8 @@ def test_captioned_pictures_take_the_place_of_drawings(forms):
     assert [type(op) for op in gone] == [colour.Outline, colour.Background]
     assert own_data.changes(before, after) == (
         "Emoji gave way to Folder: geometry is RandomResizedCrop, Flip; without Outline, Background, which "
-        "are for drawings with alpha; captions are chosen by AnyCaption; evaluators are val, train"
+        "are for drawings with alpha; captions are chosen by AnyCaption and cut at 32 tokens; "
+        "evaluators are val, train"
     )
     crop, flip = after.data.geometry
     assert isinstance(crop, RandomResizedCrop) and crop.size == before.preprocess.size
@@ -78,6 +79,18 @@ def test_captioned_pictures_take_the_place_of_drawings(forms):
     assert all(type(each) is Retrieval for each in after.evals.values())
     assert after.data.train is after.evals["train"].source
     assert {each.name for each in after.evals.values()} == {"csv_train", "csv_val"}
+
+
+def test_a_learned_tokenizer_holds_sentences_as_far_as_the_tower_does(forms):
+    for before, length in (
+        (quickstart.get_config(), 32),
+        (debug.get_config(), 16),
+        (scenes.get_config(), 24),
+    ):
+        after = before.with_data(forms["pairs"])
+        assert after.tokenizer == dataclasses.replace(before.tokenizer, model="bpe", length=length)
+    given = dataclasses.replace(debug.get_config(), tokenizer=Bytes(length=16))
+    assert given.with_data(forms["pairs"]).tokenizer == Bytes(length=16)
 
 
 def test_hard_negatives_and_their_evaluators_do_not_outlive_their_data(forms):
