@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 import pytest
 
@@ -10,6 +11,12 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 " + os.envir
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Tests compile for longer than they compute: without LLVM's costly passes they take less than half the time.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(autouse=True)
+def import_path(monkeypatch):
+    """Loading a config adds to the import path; modules of one test are not for the next to find."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture(autouse=True)

@@ -1,14 +1,6 @@
 """Config files for the tests of configs."""
 
-import sys
-
 import pytest
-
-
-@pytest.fixture(autouse=True)
-def import_path(monkeypatch):
-    """Loading a config adds to the import path; undone after each test."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 @pytest.fixture
