@@ -13,7 +13,7 @@ from mmjax.data.sources.scenes import Scenes
 from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE
-from mmjax.optim import AdamW, Optim
+from mmjax.optim import Adafactor, Optim
 from mmjax.pretrain import Pretrain
 from mmjax.towers.layers import Encoder
 from mmjax.towers.text import TextTransformer
@@ -45,7 +45,7 @@ def get_config(dtype: str = "bfloat16", remat: str = "dots"):
         tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
         steps=STEPS,
         optim=Optim(
-            rule=AdamW(b1=0.9, b2=0.999),
+            rule=Adafactor(b1=0.9, b2_most=0.999),
             lr=1e-3,
             warmup_steps=STEPS * 3 // 100,
             clip=1.0,

@@ -6,9 +6,11 @@
 import dataclasses
 
 from configs import siglip_b16
+from mmjax.optim import AdamW
 from mmjax.sharding import MeshShape
 
 
 def get_config():
     cfg = siglip_b16.get_config(model="SigLIP2 So400m/16", pairs=40e9, remat="full")
-    return dataclasses.replace(cfg, mesh=MeshShape(data=1, fsdp=-1))
+    optim = dataclasses.replace(cfg.optim, rule=AdamW(b1=0.9, b2=0.95))
+    return dataclasses.replace(cfg, optim=optim, mesh=MeshShape(data=1, fsdp=-1))

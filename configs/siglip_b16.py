@@ -11,7 +11,7 @@ from mmjax.data.sources.scenes import Scenes
 from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.sigmoid import Sigmoid
-from mmjax.optim import AdamW, Optim
+from mmjax.optim import Adafactor, Optim
 from mmjax.presets import preset
 from mmjax.pretrain import Pretrain
 
@@ -34,13 +34,13 @@ def get_config(model: str = "SigLIP B/16", pairs: float = 9e9, dtype: str = "bfl
         tokenizer=tokenizer,
         steps=int(pairs) // BATCH,
         optim=Optim(
-            # Section 3.4: with b2 = 0.999, large batches are unstable.
-            rule=AdamW(b1=0.9, b2=0.95),
+            # Section 4, and section 4.7: with b2 up to 0.999, large batches are unstable.
+            rule=Adafactor(b1=0.9, b2_most=0.95),
             lr=1e-3,
             # As SigLIP 2 states it (arXiv:2502.14786, section 2.2).
             warmup_steps=20_000,
             clip=1.0,
-            # 1e-4 in big_vision, which does not scale it by the learning rate.
+            # 1e-4 in appendix C, where the learning rate does not scale it.
             weight_decay=1e-4 / 1e-3,
             decayed=r"kernel$",
         ),
