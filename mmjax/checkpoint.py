@@ -25,9 +25,8 @@ class Checkpointing:
     every_minutes: float | None = 10.0
     keep_last: int = 2
     keep_every: int | None = None  # steps; multiples of it are kept for ever
-    best: str | None = (
-        None  # metric such as val/emoji_val_style/zs_acc1, the higher the better; -val/... the lower
-    )
+    # Metric such as val/emoji_val_style/zs_acc1, the higher the better; -val/... the lower. None: no best.
+    best: str | None = None
 
     def __post_init__(self):
         if self.keep_last < 1:
@@ -39,6 +38,8 @@ class Checkpointing:
 
 
 _DELETED = "deleted"
+# Steps between looks at the clock where processes have to agree: that waits for all devices.
+_CLOCK_EVERY = 20
 _WEIGHTS = ("params", "ema")  # each an item of its own
 
 
@@ -74,8 +75,10 @@ class Checkpoints:
         if self._config.every_minutes is None:
             return False
         due = time.monotonic() - self._saved_at_s > 60 * self._config.every_minutes
+        if jax.process_count() == 1:
+            return due
         # Clocks of hosts differ, and a save that only some of them begin would never end.
-        return bool(multihost_utils.broadcast_one_to_all(due)) if jax.process_count() > 1 else due
+        return step % _CLOCK_EVERY == 0 and bool(multihost_utils.broadcast_one_to_all(due))
 
     def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]):
         """Begins to save `state`, which has a key `params`; returns once the arrays are copied.

@@ -9,7 +9,7 @@ import jax
 import rich.console
 import rich.table
 
-from mmjax import config, metrics
+from mmjax import config, metrics, workdir
 from mmjax.evals import Embed, Evaluator, Report, report
 
 log = logging.getLogger("mmjax")
@@ -60,8 +60,7 @@ def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: 
         return
     reports = evaluation.reports
     page = directory / "report.html"
-    report.write(
-        page,
+    written = report.render(
         title=f"mmjax: {directory.name}",
         config_text=config.show(cfg),
         history=metrics.read(directory / "metrics.jsonl"),
@@ -69,12 +68,13 @@ def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: 
         environment=json.loads((directory / "env.json").read_text()),
         licences=licences,
     )
+    workdir.write(page, written)
     table = rich.table.Table("data set", "metric", "value", title="results after the last step")
     for name, found in reports.values():
         for metric, value in found.metrics.items():
             table.add_row(name, metric, f"{value:.4f}")
         table.add_section()
-    console = rich.console.Console(record=True, width=100, file=None)
+    console = rich.console.Console(width=100)
     with console.capture() as capture:
         console.print(table)
     log.info("%s", capture.get())

@@ -24,6 +24,7 @@ _PEAKS = {
     "Tesla V100": 125e12,
     "NVIDIA A100": 312e12,
     "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L40S": 362e12,
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,

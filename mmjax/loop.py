@@ -4,6 +4,7 @@ There is one loop. A new way to train is a new `step`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import logging
 import math
@@ -18,7 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mmjax import sharding
+from mmjax import metrics, sharding
 from mmjax.checkpoint import Checkpoints
 from mmjax.metrics import Writer
 
@@ -27,6 +28,7 @@ log = logging.getLogger("mmjax")
 # Steps that may be under way on the devices at once: enough that they never wait for the host.
 _IN_FLIGHT = 2
 _LINE_EVERY_S = 5.0
+_SILENT_S = 8.0  # at most, while a step runs
 
 
 class Interrupted(Exception):
@@ -47,9 +49,7 @@ class Loop:
     writer: Writer
     checkpoints: Checkpoints
     meta: Callable[[int], dict[str, Any]]  # what a checkpoint of a step holds besides the state
-    of_data: Callable[[int], dict[str, float]] = (
-        lambda step: {}
-    )  # of the data up to a step, since the last call
+    of_data: Callable[[int], dict[str, float]] = lambda step: {}  # metrics up to a step, since the last call
 
 
 def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
@@ -68,12 +68,12 @@ def fit(loop: Loop, state, batches: Iterator[Any], *, start: int):
         return state
     device_batches = _prefetch(batches, loop.mesh)
     meter = _Meter(loop, start)
-    with _StopSignals() as stop:
+    with _StopSignals() as stop, metrics.every(1.0, meter.beat):
         for step in range(start + 1, loop.steps + 1):
             with meter.waiting():
                 batch = next(device_batches)
-            state, metrics = loop.step(state, batch)
-            meter.add(step, metrics)
+            state, found = loop.step(state, batch)
+            meter.add(step, found)
             last, asked = step == loop.steps, stop.asked_at(step)
             if last or asked or loop.checkpoints.due(step):
                 # The lines up to a checkpoint are on disk before it is: a resumed run writes all later ones.
@@ -122,21 +122,36 @@ class _Meter:
         self._loop = loop
         self._in_flight = collections.deque()
         self._paused_s = self._data_s = 0.0
+        self._pausing = False
+        self._finished = start
         self._written = self._mark(start)  # of the last line of metrics
         self._line_s = time.monotonic()
 
     def _mark(self, step) -> _Mark:
         return _Mark(step, time.monotonic() - self._paused_s, self._data_s)
 
+    @contextlib.contextmanager
     def waiting(self):
-        return _Timed(lambda seconds: setattr(self, "_data_s", self._data_s + seconds))
+        begin_s = time.monotonic()
+        yield
+        self._data_s += time.monotonic() - begin_s
 
+    @contextlib.contextmanager
     def paused(self):
         """Time that does not count as training."""
-        return _Timed(lambda seconds: setattr(self, "_paused_s", self._paused_s + seconds))
+        begin_s, self._pausing = time.monotonic(), True
+        yield
+        self._paused_s += time.monotonic() - begin_s
+        self._pausing = False
 
-    def add(self, step, metrics):
-        self._in_flight.append((self._mark(step), metrics))
+    def beat(self):
+        """Says that a long step is still running."""
+        if not self._pausing and time.monotonic() - self._line_s > _SILENT_S:
+            self._line_s = time.monotonic()
+            log.info("  still running step %d of %d", self._finished + 1, self._loop.steps)
+
+    def add(self, step, found):
+        self._in_flight.append((self._mark(step), found))
         while len(self._in_flight) > _IN_FLIGHT:
             self._finish(*self._in_flight.popleft())
 
@@ -144,14 +159,15 @@ class _Meter:
         while self._in_flight:
             self._finish(*self._in_flight.popleft())
 
-    def _finish(self, mark, metrics):
+    def _finish(self, mark, found):
         """Waits for a step, which others follow on the device, and writes its metrics where they are due.
 
         Raises:
             FloatingPointError: the loss is not finite; no checkpoint was made of it.
         """
         step, last = mark.step, mark.step == self._loop.steps
-        loss = float(metrics["loss"])
+        loss = float(found["loss"])
+        self._finished = step
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss} at step {step}; the last checkpoint is older and sound: "
@@ -161,7 +177,7 @@ class _Meter:
         line_due = last or time.monotonic() - self._line_s > _LINE_EVERY_S
         if not write_due and not line_due:
             return
-        values = {f"train/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+        values = {f"train/{name}": float(value) for name, value in jax.device_get(found).items()}
         perf = self._perf(mark)
         if write_due:
             self._loop.writer.write(step, values | perf | self._loop.of_data(step))
@@ -182,19 +198,6 @@ class _Meter:
             "perf/mfu": flops / step_s / peak,
             "perf/mem_gb": _memory_gb(),
         }
-
-
-class _Timed:
-    """Hands the seconds spent inside to `add`."""
-
-    def __init__(self, add):
-        self._add = add
-
-    def __enter__(self):
-        self._start_s = time.monotonic()
-
-    def __exit__(self, *error):
-        self._add(time.monotonic() - self._start_s)
 
 
 class _StopSignals:

@@ -38,6 +38,8 @@ _TRACEBACK = flags.DEFINE_bool(
 # goes on when it is started again.
 _MISTAKE = 78
 _STOPPED = 85
+# Of a process that ends at once on Ctrl-C, as shells have it.
+_ABORTED = 130
 
 
 def main(argv):
@@ -48,6 +50,9 @@ def main(argv):
             raise
         print(f"error: {error}", file=sys.stderr)
         return _MISTAKE
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint, or begins anew without one")
+        return _ABORTED
 
 
 def _run(overrides):

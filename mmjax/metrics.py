@@ -11,9 +11,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import absl.logging
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -28,8 +27,6 @@ def start_log(path: pathlib.Path | None):
         handler.close()
     log.propagate = False
     log.setLevel(logging.INFO if jax.process_index() == 0 else logging.WARNING)
-    # Orbax tells every file it writes. What fails in its threads is raised at the next save, in one line.
-    absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     logging.raiseExceptions = False  # where `log.txt` finds no room, the checkpoint will say so
     terminal = logging.StreamHandler(sys.stdout)
@@ -45,21 +42,28 @@ def start_log(path: pathlib.Path | None):
 def phase(what: str, every_s: float = 8.0):
     """Says when `what` begins, that it goes on, and how long it took: nothing is silent for long."""
     begin_s = time.monotonic()
+    log.info("%s ...", what)
+    with every(every_s, lambda: log.info("  still %s (%.0f s)", what, time.monotonic() - begin_s)):
+        yield
+    log.info("%s: %.1f s", what, time.monotonic() - begin_s)
+
+
+@contextlib.contextmanager
+def every(seconds: float, call: Callable[[], None]):
+    """While inside, calls `call` every so many seconds in a thread of its own."""
     done = threading.Event()
 
     def beat():
-        while not done.wait(every_s):
-            log.info("  still %s (%.0f s)", what, time.monotonic() - begin_s)
+        while not done.wait(seconds):
+            call()
 
     thread = threading.Thread(target=beat, daemon=True)
-    log.info("%s ...", what)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-    log.info("%s: %.1f s", what, time.monotonic() - begin_s)
 
 
 def summed(counts: dict[str, int], names: Sequence[str]) -> dict[str, int]:

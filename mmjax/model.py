@@ -19,7 +19,7 @@ from mmjax import sharding
 from mmjax.data import colour
 from mmjax.data.decode import pixels
 from mmjax.data.geometry import Preprocess
-from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.towers import Encoded
 
 
@@ -127,6 +127,20 @@ def check_vocab(params, vocab: int):
         if sharding.path_name(path).endswith("pieces/embedding") and table.shape[0] < vocab:
             raise ValueError(
                 f"the text tower has {table.shape[0]} pieces, tokenizer.vocab={vocab}; give it as many"
+            )
+
+
+def check_marks(tower: nn.Module, tokenizer: TokenizerConfig):
+    """Raises ValueError where a text tower looks for other ids of padding and EOS than the rows have."""
+    looked_for = {
+        "pad": getattr(tower, "pad", None),
+        "eos": tower.eos if getattr(tower, "pool", None) == "eos" else None,
+    }
+    for mark, id_ in looked_for.items():
+        given = getattr(tokenizer, f"{mark}_id")
+        if id_ not in (None, given):
+            raise ValueError(
+                f"the text tower has {mark}={id_}, but tokenizer.{mark}_id={given}; give both the same id"
             )
 
 

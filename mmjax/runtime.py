@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import absl.logging
 import jax
 
 # Variables that launchers set to the number of processes of a job.
@@ -17,6 +18,9 @@ def start(*, coordinator: str | None = None, processes: int | None = None, proce
     Raises:
         ValueError: only some of the arguments are given.
     """
+    # JAX tells which devices it did not find, and Orbax every file it writes. What fails in the threads of
+    # Orbax is raised at the next save, in one line.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     _use_compilation_cache()
     given = (coordinator, processes, process)
     if all(value is None for value in given):

@@ -73,8 +73,13 @@ def batch_devices(mesh: Mesh) -> int:
 
 
 def check_batch(mesh: Mesh, batch_size: int):
-    """Raises ValueError unless `batch_size` divides over the mesh."""
-    n = batch_devices(mesh)
+    """Raises ValueError unless `batch_size` divides over the mesh, and each process has rows of its own."""
+    n, processes = batch_devices(mesh), jax.process_count()
+    if n % processes:
+        raise ValueError(
+            f"mesh data x fsdp = {n} does not divide over {processes} processes, which each feed rows of "
+            "their own; make mesh.tensor smaller"
+        )
     if batch_size < 1 or batch_size % n:
         raise ValueError(f"batch_size={batch_size} does not divide over {n} devices; use a multiple of {n}")
 

@@ -1,11 +1,11 @@
 """A run's directory: it belongs to one config, and holds all that is needed to go on or to load the model."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -15,7 +15,8 @@ import jax
 from mmjax import config
 
 # What may change between two starts of one run: nothing here changes what is learned.
-_FREE = ("evals", "checkpoint", "log_every", "mesh")
+_FREE = ("evals", "checkpoint", "log_every", "mesh", "data.threads", "data.ahead", "data.most_replaced")
+_FREE_PATH = rf"({'|'.join(map(re.escape, _FREE))})\b"
 
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 
@@ -29,8 +30,7 @@ def claim(workdir: pathlib.Path, cfg):
     path = workdir / "config.json"
     if path.is_file():
         before = config.from_json(path.read_text(), config.packages(cfg))
-        same = {name: getattr(cfg, name) for name in _FREE}
-        lines = config.differences(dataclasses.replace(before, **same), cfg)
+        lines = [line for line in config.differences(before, cfg) if not re.match(_FREE_PATH, line)]
         if lines:
             raise ValueError(
                 f"{workdir} belongs to a run of another config ({'; '.join(lines)}); "

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmjax.data import BadExample
 
-# Prompts for a class's name, each with its place as {}: for photos, and for drawings.
+# Prompts for the name of a class on a photo, each with its place as {}.
 PHOTO = (
     "a photo of a {}",
     "a photo of the {}",
@@ -24,7 +24,6 @@ PHOTO = (
     "a picture of a {}",
     "{}",
 )
-DRAWING = ("a drawing of a {}", "an icon of a {}", "a picture of a {}", "{}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,7 @@ class Data:
     batch_size: int  # examples of one step, over all devices of all processes
     geometry: tuple[Callable, ...]  # on the host, in order; the last fixes the size
     captions: Callable = FirstCaption()  # which of an example's texts is its caption
-    together: int = (
-        1  # consecutive examples of the source that share a batch, as hard negatives of each other
-    )
+    together: int = 1  # consecutive examples of the source in one batch, as hard negatives of each other
     seed: int = 0
     threads: int = 2  # reader threads a process
     ahead: int = 8  # batches read ahead

@@ -6,11 +6,9 @@ galleries and heat maps. The resolved config is shown up to 100,000 characters.
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,8 +43,7 @@ _WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 Points = dict[str, dict[int, float]]  # value by step, by metric
 
 
-def write(
-    path: str | Path,
+def render(
     *,
     title: str,
     config_text: str,
@@ -54,11 +51,10 @@ def write(
     reports: Mapping[str, tuple[str, Report]],
     environment: Mapping[str, Any],
     licences: Sequence[str],
-) -> None:
-    """Writes the page, replacing an older one at once or not at all.
+) -> str:
+    """The whole page.
 
     Args:
-        path: of the page.
         title: of the page.
         config_text: the resolved config.
         history: the lines of metrics.jsonl, each with `step` and flat keys; of two lines of one step and key,
@@ -66,9 +62,6 @@ def write(
         reports: by label of the evaluator, the name of its data set and what it found after the last step.
         environment: versions, devices and the like.
         licences: of the data sets, one string each.
-
-    Raises:
-        ValueError: there is no room for the page.
     """
     points = _points(history)
     top = _top(title, points, reports)
@@ -76,20 +69,10 @@ def write(
     for side, quality, max_rows in _SIZES:
         thumbnails = Thumbnails(side=side, quality=quality)
         pictures = _pictures(reports, thumbnails, max_rows)
-        page = _page(title, f"{CSS}{thumbnails.css()}", f"{top}{pictures}{end}").encode()
-        if len(page) < MAX_BYTES:
+        page = _page(title, f"{CSS}{thumbnails.css()}", f"{top}{pictures}{end}")
+        if len(page.encode()) < MAX_BYTES:
             break
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_bytes(page)
-        os.replace(partial, path)
-    except OSError as error:
-        raise ValueError(
-            f"{path} could not be written: {error.strerror}; free space, then run the same command again"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    return page
 
 
 def _page(title: str, css: str, body: str) -> str:

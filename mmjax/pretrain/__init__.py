@@ -22,7 +22,7 @@ from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
-from mmjax.model import Model, check_vocab, encoders
+from mmjax.model import Model, check_marks, check_vocab, encoders
 from mmjax.optim import Optim
 from mmjax.pretrain.step import compile_step, init_state, loss, with_layout
 from mmjax.sharding import MeshShape
@@ -79,6 +79,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     with jax.set_mesh(mesh):
         shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
+    check_marks(cfg.towers["text"], cfg.tokenizer)
     workdir.claim(directory, cfg)
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
     log.info("%s", config.show(cfg))

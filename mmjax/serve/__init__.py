@@ -10,7 +10,7 @@ from mmjax.checkpoint import restore_params, saved_steps
 from mmjax.data import tokenizers
 from mmjax.model import Model
 from mmjax.pretrain import make_model
-from mmjax.pretrain.step import init_state
+from mmjax.pretrain.step import init_state, with_layout
 from mmjax.sharding import MeshShape
 
 
@@ -47,7 +47,7 @@ def load(
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
     layout = sharding.shardings(mesh, shapes)
-    wanted = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, layout)
+    wanted = with_layout(shapes, layout)
     item = "ema" if average and cfg.optim.ema else "params"
     params = restore_params(folder, wanted, step or steps[-1], item=item)
     return make_model(cfg, tokens, mesh, params)

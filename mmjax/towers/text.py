@@ -75,13 +75,14 @@ class BagOfPieces(nn.Module):
     embed: int
     mlp: int | None = None  # None: 2 x width
     dropout: float = 0.0  # share of whole pieces that training hides
+    pad: int = PAD
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, tokens_BS, *, train: bool = False) -> Encoded:
         x_BSD = nn.Embed(self.vocab, self.width, dtype=self.dtype, name="pieces")(tokens_BS)
         x_BSD = nn.Dropout(self.dropout, broadcast_dims=(2,), deterministic=not train)(x_BSD)
-        real_BS1 = (tokens_BS != PAD)[..., None].astype(x_BSD.dtype)
+        real_BS1 = (tokens_BS != self.pad)[..., None].astype(x_BSD.dtype)
         count_B1 = jnp.maximum(real_BS1.sum(axis=1), 1)
         x_BD = (x_BSD * real_BS1).sum(axis=1) / jnp.sqrt(count_B1)
         y_BD = nn.LayerNorm(dtype=self.dtype, name="norm")(x_BD)
