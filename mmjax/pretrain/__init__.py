@@ -101,7 +101,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
     state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
     with metrics.phase("compiling the train step"):
         step = compile_step(cfg, mesh, layout, shapes, batch)
-    step_flops = 3 * flops.count(lambda s, b: loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
+    step_flops = model_flops(cfg, shapes["params"], batch)
     _describe(cfg, shapes["params"], mesh, step_flops)
     writer = metrics.Writer(directory, resumed_at=start)
     with contextlib.closing(writer):
@@ -185,6 +185,23 @@ def _replaced(batches: pipeline.Batches, end: int) -> dict[str, float]:
     """Examples replaced since the last call, up to a global index, in all processes: metrics by reason."""
     found = metrics.summed(batches.replaced.count(end), REASONS)
     return {f"data/replaced/{reason}": float(count) for reason, count in found.items()}
+
+
+def model_flops(cfg: Pretrain, params, batch) -> int:
+    """Operations of a step: forward, and twice as many backward for all but towers that are wholly frozen.
+
+    What `remat` computes again does not count (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    """
+    forward = flops.count(lambda p, b: loss(cfg, p, b, jax.random.key(0))[0], params, batch)
+    frozen = optim.frozen(cfg.optim, params)
+    rows, size, size, _ = batch["image"].shape
+    inputs = {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32), "text": batch["text"]}
+    still = sum(
+        flops.count(tower.apply, {"params": params[name]}, inputs[name])
+        for name, tower in cfg.towers.items()
+        if all(jax.tree.leaves(frozen[name]))
+    )
+    return 3 * forward - 2 * still
 
 
 def _peak() -> float:
