@@ -35,7 +35,7 @@ def get_config(steps: int = 3_200, seed: int = 0):
                 length=LENGTH,
                 width=128,
                 embed=128,
-                encoder=Encoder(depth=2, heads=4, causal=True),
+                encoder=Encoder(depth=2, heads=4, causal=True, scan=False),
             ),
         },
         objective=InfoNCE(initial_scale=14.0),
