@@ -96,9 +96,7 @@ def test_saves_are_due_by_minutes_since_the_last_one(tmp_path, monkeypatch):
     saves.close()
 
 
-def test_clocks_of_several_processes_are_compared_now_and_then_and_the_first_decides(
-    tmp_path, monkeypatch
-):
+def test_clocks_of_several_processes_are_compared_now_and_then_and_the_first_decides(tmp_path, monkeypatch):
     saves, asked = Checkpoints(tmp_path, Checkpointing(every_minutes=1e-9)), []
 
     def of_the_first(mine):
