@@ -61,6 +61,9 @@ def content(workdir):
         (["towers.text.embed=8"], "the towers' embeddings differ: image has embed=16, text embed=8"),
         (["tokenizer.length=32"], "texts of 32 tokens, but the tower has length=16"),
         (["tokenizer.vocab=900"], "the text tower has 600 pieces, tokenizer.vocab=900"),
+        (["tokenizer.pad_id=4"], "the text tower has pad=0, but tokenizer.pad_id=4; give both the same id"),
+        (["tokenizer.eos_id=5"], "the text tower has eos=1, but tokenizer.eos_id=5; give both the same id"),
+        (["tokenizer.eos=never"], "the text tower pools at the EOS, but tokenizer.eos='never' writes none"),
         (["optim.decayed=nothing"], "optim.decayed='nothing' matches none of the parameters"),
         (
             ["--coordinator=localhost:1"],
