@@ -16,9 +16,11 @@ from mmjax.sharding import path_name
 _BEFORE = re.compile(r"(^|/)(patch|stem|pieces|positions|class|registers|norm_before)($|/)")
 
 
-def map_paths(function: Callable[[str, Any], Any], tree):
-    """A tree of `function(path, leaf)`."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: function(path_name(path), x), tree)
+def map_paths(function: Callable[..., Any], tree, *others):
+    """A tree of `function(path, leaf, *leaves)`, the latter from trees of the same structure."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(path_name(path), *leaves), tree, *others
+    )
 
 
 def check_pattern(field: str, pattern: str):

@@ -72,7 +72,7 @@ class Adafactor:
             decay_rate=self.b2_power, min_dim_size_to_factor=self.factored_from, decay_rate_fn=b2
         )
         momentum = optax.ema(self.b1, debias=False, accumulator_dtype=self.moment)
-        return optax.chain(scale, momentum, _in_float32(), decay)
+        return optax.chain(_each_layer_apart(scale), momentum, _in_float32(), decay)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,49 @@ class Muon:
         return optax.chain(optax.partition(rules, self._kinds), decay)
 
     def _kinds(self, params):
-        named = matches("rule.matrices", self.matrices, params)
-        return jax.tree.map(lambda yes, x: "matrices" if yes and x.ndim > 1 else "others", named, params)
+        def kind(path, x, named):
+            return "matrices" if named and x.ndim - layer_axes(path) > 1 else "others"
+
+        return map_paths(kind, params, matches("rule.matrices", self.matrices, params))
 
 
 Rule = AdamW | Lion | Adafactor | Lamb | Muon
+
+
+def _each_layer_apart(factored: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax's factored second moment, of each layer of a stack apart: it takes the two largest axes for
+    those of a matrix, and in a deep tower one of these would be the layers."""
+
+    def init(params):
+        states = map_paths(lambda path, param: _by_layer(path, factored.init)(param), params)
+        return _factored_state(jnp.zeros([], jnp.int32), params, states)
+
+    def update(gradients, state, params):
+        def update_one(gradient, param, *moments):
+            return factored.update(gradient, optax.FactoredState(state.count, *moments), param)
+
+        moments = (state.v_row, state.v_col, state.v)
+        found = map_paths(
+            lambda path, *leaves: _by_layer(path, update_one)(*leaves), gradients, params, *moments
+        )
+        steps, states = (jax.tree.map(lambda _, pair, i=i: pair[i], gradients, found) for i in range(2))
+        return steps, _factored_state(optax.safe_increment(state.count), gradients, states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_layer(path: str, function):
+    """`function`, of arrays of one layer, of those at `path`, which may hold all layers."""
+    return jax.vmap(function) if layer_axes(path) else function
+
+
+def _factored_state(count, params, states) -> optax.FactoredState:
+    """One state of all `params` from a tree of the states of each."""
+    moments = {
+        name: jax.tree.map(lambda _, state, name=name: getattr(state, name), params, states)
+        for name in ("v_row", "v_col", "v")
+    }
+    return optax.FactoredState(count=count, **moments)
 
 
 def _in_float32() -> optax.GradientTransformation:
@@ -142,8 +180,7 @@ def _as_long_as_parameters(steps, params):
         have, want = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (step, param))
         return jnp.where((have > 0) & (want > 0), want / jnp.maximum(have, 1e-30), 1.0) * step
 
-    flat = map_paths(lambda path, _: path, steps)
-    return jax.tree.map(scaled, flat, steps, params)
+    return map_paths(scaled, steps, params)
 
 
 def _as_large_as_adamw(path: str, step):
@@ -153,7 +190,8 @@ def _as_large_as_adamw(path: str, step):
 
 
 def _matrix_axes(path: str, x) -> contrib.MuonDimensionNumbers:
-    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), (x.ndim - 1, 1))
+    others = (x.ndim - layer_axes(path) - 1, 1)
+    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), others)
     first = x.ndim - inputs - outputs
     return contrib.MuonDimensionNumbers(
         reduction_axis=tuple(range(first, first + inputs)), output_axis=tuple(range(first + inputs, x.ndim))

@@ -130,6 +130,50 @@ def test_a_first_moment_in_bfloat16_is_kept_in_it_and_changes_little(rule):
         assert np.linalg.norm(wide[path] - narrow[path]) < (0.15 if rule is Lion else 0.02) * moved, path
 
 
+LAYERS = 40  # more than the smallest side that is factored, and more than some sides of what follows
+STACKED = {
+    "norm/scale": (64,),
+    "attention/query/bias": (8, 36),
+    "attention/query/kernel": (36, 2, 34),
+    "mix/kernel": (33, 34),
+}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [AdamW(), Lion(), Adafactor(moment="float32"), Lamb(), Muon(matrices="(kernel|scale)$")],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_scanned_layers_take_the_steps_of_unrolled_ones(rule):
+    tx = optim.make(Optim(rule=rule, lr=LR, schedule=Constant(), clip=None, weight_decay=DECAY), STEPS)
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        # Layers of very different size: what one has, another must not see.
+        size = 10.0 ** np.linspace(-2, 2, LAYERS)
+        return {
+            f"blocks/{path}": size.reshape(-1, *[1] * len(shape)).astype(np.float32)
+            * rng.normal(size=(LAYERS, *shape)).astype(np.float32)
+            for path, shape in STACKED.items()
+        }
+
+    def layer(tree, i):
+        return {path.replace("blocks", "block_0"): leaf[i] for path, leaf in tree.items()}
+
+    def two_steps(p, gradients):
+        state = tx.init(p)
+        for grads in gradients:
+            updates, state = tx.update(grads, state, p)
+        return updates
+
+    p, gradients = draw(0), [draw(1), draw(2)]
+    scanned, one = jax.jit(two_steps)(p, gradients), jax.jit(two_steps)
+    for i in range(LAYERS):
+        for path, expected in one(layer(p, i), [layer(grads, i) for grads in gradients]).items():
+            given = scanned[path.replace("block_0", "blocks")][i]
+            np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
 def newton_schulz(x, iterations):
     """Jordan et al. 2024: 3.4445 x - 4.7750 x^3 + 2.0315 x^5 of the singular values, in float64."""
     x = x.astype(np.float64) / np.linalg.norm(x)
