@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from mmjax.sharding import path_name
 
@@ -35,15 +36,20 @@ def matches(field: str, pattern: str, params):
     """A tree of bool: whether `pattern` occurs in the path of each parameter.
 
     Raises:
-        ValueError: it occurs in none.
+        ValueError: it occurs in none, or in none but those that optax masks, which are frozen.
     """
     found = map_paths(lambda path, _: re.search(pattern, path) is not None, params)
     if not any(jax.tree.leaves(found)):
+        all_leaves = jax.tree.leaves(params, is_leaf=_is_masked)
+        which = "parameters that are not frozen" if any(map(_is_masked, all_leaves)) else "parameters"
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        raise ValueError(
-            f"optim.{field}={pattern!r} matches none of the parameters: {', '.join(paths[:8])}, ..."
-        )
+        some = ", ".join(paths[:8]) + ", ..." * (len(paths) > 8)
+        raise ValueError(f"optim.{field}={pattern!r} matches none of the {which}: {some}")
     return found
+
+
+def _is_masked(x) -> bool:
+    return isinstance(x, optax.MaskedNode)
 
 
 def layer_axes(path: str) -> int:

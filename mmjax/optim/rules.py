@@ -24,6 +24,18 @@ Moment = Literal["float32", "bfloat16"]
 _AXES = ((r"(query|key|value)/kernel$", 1, 2), (r"attention/out/kernel$", 2, 1), (r"(up|down)/kernel$", 1, 1))
 
 
+def _check_decays(**fields: float):
+    for name, value in fields.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} is the decay of an average; use a value in [0, 1)")
+
+
+def _check_positive(**fields: float):
+    for name, value in fields.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} must be positive")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
     """Loshchilov and Hutter 2019, arXiv:1711.05101; the learning rate scales the weight decay."""
@@ -32,6 +44,10 @@ class AdamW:
     b2: float = 0.98
     eps: float = 1e-8
     moment: Moment = "float32"  # type of the first moment
+
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+        _check_positive(eps=self.eps)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment), decay)
@@ -49,6 +65,9 @@ class Lion:
     b2: float = 0.99
     moment: Moment = "float32"
 
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.moment), decay)
 
@@ -63,6 +82,10 @@ class Adafactor:
     b2_most: float = 0.999
     factored_from: int = 32  # sides of a matrix below this keep a full second moment
     moment: Moment = "bfloat16"
+
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2_most=self.b2_most)
+        _check_positive(b2_power=self.b2_power, factored_from=self.factored_from)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         def b2(step, power):
@@ -85,6 +108,10 @@ class Lamb:
     eps: float = 1e-6
     moment: Moment = "float32"
 
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+        _check_positive(eps=self.eps)
+
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment)
         return optax.chain(adam, decay, optax.stateless(_as_long_as_parameters))
@@ -106,6 +133,8 @@ class Muon:
 
     def __post_init__(self):
         check_pattern("matrices", self.matrices)
+        _check_decays(beta=self.beta)
+        _check_positive(iterations=self.iterations)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         orthogonal = contrib.scale_by_muon(

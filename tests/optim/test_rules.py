@@ -214,3 +214,26 @@ def test_muon_leaves_what_is_no_matrix_to_adamw():
 def test_muon_without_a_matrix_is_refused():
     with pytest.raises(ValueError, match=r"optim.rule.matrices='weights\$' matches none of .* mix/kernel"):
         optim.make(Optim(rule=Muon(matrices="weights$")), 10).init(params())
+
+
+@pytest.mark.parametrize(
+    "rule, fields",
+    [
+        (AdamW, dict(b1=-0.1)),
+        (AdamW, dict(b2=1.5)),
+        (AdamW, dict(eps=0.0)),
+        (Lion, dict(b2=1.0)),
+        (Adafactor, dict(b1=float("nan"))),
+        (Adafactor, dict(b2_most=1.0)),
+        (Adafactor, dict(b2_power=0.0)),
+        (Adafactor, dict(factored_from=0)),
+        (Lamb, dict(b1=1.0)),
+        (Lamb, dict(eps=-1.0)),
+        (Muon, dict(beta=1.0)),
+        (Muon, dict(iterations=0)),
+    ],
+)
+def test_impossible_values_are_refused(rule, fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"^{name}={value} "):
+        rule(**fields)
