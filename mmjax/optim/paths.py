@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from mmjax.sharding import path_name
+from mmjax.sharding import layer_axes, path_name
 
 _BEFORE = re.compile(r"(^|/)(patch|stem|pieces|positions|class|registers|norm_before)($|/)")
 
@@ -50,11 +50,6 @@ def matches(field: str, pattern: str, params):
 
 def _is_masked(x) -> bool:
     return isinstance(x, optax.MaskedNode)
-
-
-def layer_axes(path: str) -> int:
-    """How many of the first axes of a parameter count layers: 1 or 0."""
-    return 1 if "/blocks/" in f"/{path}" else 0
 
 
 def layer_decay(params, decay: float):

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from mmjax.optim.paths import check_pattern, layer_axes, map_paths, matches
+from mmjax.optim.paths import check_pattern, map_paths, matches
+from mmjax.sharding import layer_axes
 
 Moment = Literal["float32", "bfloat16"]
 
