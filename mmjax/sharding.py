@@ -27,6 +27,8 @@ _RULES = (
 # Adafactor's factored moments end in the path of a parameter, but lack one of its axes.
 _FACTORED = re.compile(r"(^|/)v_(row|col)/")
 
+Split = tuple[tuple[str, ...], ...]  # the mesh axes that each dimension of an array is split over
+
 # Splitting a bias or a norm saves nothing and costs a collective a layer.
 _SMALL = 2**12
 
@@ -96,7 +98,9 @@ def shardings(mesh: Mesh, tree):
     """A NamedSharding for every leaf of `tree` (arrays or `jax.ShapeDtypeStruct`s), by its path and shape.
 
     Works on parameters and on a whole train state alike: the moments of an optimizer end in the path of
-    their parameter. What no pattern names gets its largest dimension that divides on `fsdp`.
+    their parameter. What no pattern names gets its largest dimension that divides on `fsdp`, or on `tensor`
+    where `fsdp` splits none. A kernel with heads or an MLP width that do not divide over `tensor` is split
+    over it along its largest dimension that does. Layers are never split over `tensor`.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(mesh, path_name(path), leaf.shape)), tree
@@ -125,14 +129,47 @@ def constrain(x, *axes):
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*[_AXES[a] if a else None for a in axes]))
 
 
+def layer_axes(path: str) -> int:
+    """How many of the first axes of an array count layers: 1 or 0."""
+    return 1 if "/blocks/" in f"/{path}" else 0
+
+
 def _spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
     if math.prod(shape) < _SMALL:
         return PartitionSpec()
-    for pattern, axes in () if _FACTORED.search(path) else _RULES:
+    split = _by_rule(mesh, path, shape)
+    if split is None:
+        split = _split_largest(mesh, "fsdp", ((),) * len(shape), shape, first=0)
+        if any(split):
+            return _partition(split)
+    if ("tensor",) not in split:
+        split = _split_largest(mesh, "tensor", split, shape, first=layer_axes(path))
+    return _partition(split)
+
+
+def _by_rule(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Split | None:
+    """What the first rule that names `path` says, but for dimensions that do not divide; None without one."""
+    if _FACTORED.search(path):
+        return None
+    for pattern, axes in _RULES:
         if re.search(pattern, path) and len(shape) >= len(axes):
             names = [None] * (len(shape) - len(axes)) + [_AXES[a] if a else None for a in axes]
             sized = zip(names, shape, strict=True)
-            return PartitionSpec(*[name if name and n % mesh.shape[name] == 0 else None for name, n in sized])
-    divisible = [n if n % mesh.shape["fsdp"] == 0 else 0 for n in shape]
+            return tuple((name,) if name and n % mesh.shape[name] == 0 else () for name, n in sized)
+    return None
+
+
+def _split_largest(mesh: Mesh, axis: str, split: Split, shape: tuple[int, ...], *, first: int) -> Split:
+    """`split` with `axis` added to the largest dimension, from `first` on, that then divides; as is without
+    one."""
+    if mesh.shape[axis] == 1:
+        return split
+    with_axis = tuple((*axes, axis) for axes in split)
+    parts = [math.prod(mesh.shape[a] for a in axes) for axes in with_axis]
+    divisible = [n if i >= first and n % parts[i] == 0 else 0 for i, n in enumerate(shape)]
     best = divisible.index(max(divisible))
-    return PartitionSpec(*["fsdp" if i == best and divisible[i] else None for i in range(len(shape))])
+    return split[:best] + with_axis[best : best + 1] + split[best + 1 :] if divisible[best] else split
+
+
+def _partition(split: Split) -> PartitionSpec:
+    return PartitionSpec(*[axes if len(axes) > 1 else axes[0] if axes else None for axes in split])

@@ -4,6 +4,8 @@ Everything is optax, chained in this order; `Optim` says what is in the chain.
 """
 
 import dataclasses
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +34,18 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Multiplier:
-    """Scales the learning rate, and with it the decay, of the parameters that it names."""
+    """Scales learning rate and weight decay of the parameters that it names."""
 
     pattern: str  # regular expression, looked for in paths such as image/encoder/blocks/mlp/up/kernel
-    lr: float
+    lr: float = 1.0  # factor of the learning rate, which scales the decay as well
+    decay: float = 1.0  # factor of the weight decay alone
 
     def __post_init__(self):
         check_pattern("pattern", self.pattern)
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} of {self.pattern!r} must be positive; optim.frozen freezes")
+        if not 0 <= self.decay < math.inf:
+            raise ValueError(f"decay={self.decay} of {self.pattern!r} must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +65,13 @@ class Optim:
     ema: float | None = None  # decay per step of an average of the parameters, for evaluation; None for none
 
     def __post_init__(self):
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr={self.lr} must be positive")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
         if self.warmup_steps < 0:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be 0 or more")
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip={self.clip} must be positive, or None for no clipping")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay={self.layer_decay} must lie in (0, 1], or None for none")
@@ -80,7 +87,7 @@ def learning_rate(optim: Optim, steps: int) -> optax.Schedule:
     Raises:
         ValueError: warm-up and cooldown leave no step between them.
     """
-    warmup, cooldown = optim.warmup_steps, getattr(optim.schedule, "cooldown_steps", 0)
+    warmup, cooldown = optim.warmup_steps, optim.schedule.cooldown_steps
     if warmup + cooldown >= steps:
         parts = f"optim.warmup_steps={warmup}" + f" and cooldown_steps={cooldown}" * bool(cooldown)
         raise ValueError(f"{parts} leaves nothing of steps={steps}")
@@ -96,22 +103,13 @@ def learning_rate(optim: Optim, steps: int) -> optax.Schedule:
 def make(optim: Optim, steps: int) -> optax.GradientTransformation:
     """Gradients to updates for a run of `steps`; `init` raises ValueError where a pattern names nothing."""
     clip = optax.identity() if optim.clip is None else optax.clip_by_global_norm(optim.clip)
-    decay = optax.identity()
-    if optim.weight_decay:
-        decay = optax.add_decayed_weights(
-            optim.weight_decay, mask=lambda params: matches("decayed", optim.decayed, params)
-        )
     tx = optax.chain(
         clip,
-        optim.rule.chain(decay),
+        optim.rule.chain(_decay(optim) if optim.weight_decay else optax.identity()),
         _multiply(optim),
         optax.scale_by_learning_rate(learning_rate(optim, steps)),
     )
-    if optim.frozen is None:
-        return tx
-    return optax.partition(
-        {"trained": tx, "frozen": optax.set_to_zero()}, lambda params: _kinds(optim, params)
-    )
+    return tx if optim.frozen is None else _freeze(optim, tx)
 
 
 def frozen(optim: Optim, params):
@@ -130,26 +128,62 @@ def average(optim: Optim, ema, params, step):
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
 
 
-def _kinds(optim: Optim, params):
-    return jax.tree.map(lambda yes: "frozen" if yes else "trained", matches("frozen", optim.frozen, params))
+def _freeze(optim: Optim, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` for what `optim.frozen` does not name; the rest has no state and stays."""
+
+    def kinds(params):
+        return jax.tree.map(lambda yes: "frozen" if yes else "trained", frozen(optim, params))
+
+    def init(params):
+        if all(jax.tree.leaves(frozen(optim, params))):
+            raise ValueError(f"optim.frozen={optim.frozen!r} freezes everything; leave something to train")
+        # A pattern that names nothing at all is told so with all parameters in sight.
+        jax.eval_shape(tx.init, params)
+        return parts.init(params)
+
+    parts = optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, kinds)
+    return optax.GradientTransformation(init, parts.update)
+
+
+def _decay(optim: Optim) -> optax.GradientTransformation:
+    """Adds the weight decay to a step of learning rate 1."""
+
+    def factors(params):
+        decayed = matches("decayed", optim.decayed, params)
+        of_paths = _multipliers(optim, params, lambda multiplier: multiplier.decay)
+        return jax.tree.map(lambda yes, f: optim.weight_decay * f if yes else 0.0, decayed, of_paths)
+
+    return _with_factors(factors, lambda update, param, factor: update + factor * param if factor else update)
 
 
 def _multiply(optim: Optim) -> optax.GradientTransformation:
+    def factors(params):
+        of_paths = _multipliers(optim, params, lambda multiplier: multiplier.lr)
+        if optim.layer_decay is None:
+            return of_paths
+        return jax.tree.map(lambda f, layers: f * layers, of_paths, layer_decay(params, optim.layer_decay))
+
+    return _with_factors(factors, lambda update, _, factor: factor * update)
+
+
+def _with_factors(factors: Callable, function: Callable) -> optax.GradientTransformation:
+    """`function(update, parameter, factor)` of each parameter; `factors` makes a tree of these by path."""
+
     def init(params):
-        _multipliers(optim, params)
+        factors(params)  # raises where a pattern names nothing
         return optax.EmptyState()
 
-    def update(updates, state, params=None):
-        return jax.tree.map(lambda u, factor: factor * u, updates, _multipliers(optim, updates)), state
+    def update(updates, state, params):
+        return jax.tree.map(function, updates, params, factors(params)), state
 
     return optax.GradientTransformation(init, update)
 
 
-def _multipliers(optim: Optim, params):
+def _multipliers(optim: Optim, params, of: Callable[[Multiplier], float]):
+    """A tree of the product of `of` over all multipliers that name a parameter."""
     factors = jax.tree.map(lambda _: 1.0, params)
-    if optim.layer_decay is not None:
-        factors = layer_decay(params, optim.layer_decay)
     for i, multiplier in enumerate(optim.multipliers):
         named = matches(f"multipliers.{i}.pattern", multiplier.pattern, params)
-        factors = jax.tree.map(lambda f, yes, lr=multiplier.lr: f * lr if yes else f, factors, named)
+        times = of(multiplier)
+        factors = jax.tree.map(lambda f, yes, times=times: f * times if yes else f, factors, named)
     return factors

@@ -10,15 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from mmjax.sharding import path_name
+from mmjax.sharding import layer_axes, path_name
 
 _BEFORE = re.compile(r"(^|/)(patch|stem|pieces|positions|class|registers|norm_before)($|/)")
 
 
-def map_paths(function: Callable[[str, Any], Any], tree):
-    """A tree of `function(path, leaf)`."""
-    return jax.tree_util.tree_map_with_path(lambda path, x: function(path_name(path), x), tree)
+def map_paths(function: Callable[..., Any], tree, *others):
+    """A tree of `function(path, leaf, *leaves)`, the latter from trees of the same structure."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, *leaves: function(path_name(path), *leaves), tree, *others
+    )
 
 
 def check_pattern(field: str, pattern: str):
@@ -33,20 +36,20 @@ def matches(field: str, pattern: str, params):
     """A tree of bool: whether `pattern` occurs in the path of each parameter.
 
     Raises:
-        ValueError: it occurs in none.
+        ValueError: it occurs in none, or in none but those that optax masks, which are frozen.
     """
     found = map_paths(lambda path, _: re.search(pattern, path) is not None, params)
     if not any(jax.tree.leaves(found)):
+        all_leaves = jax.tree.leaves(params, is_leaf=_is_masked)
+        which = "parameters that are not frozen" if any(map(_is_masked, all_leaves)) else "parameters"
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        raise ValueError(
-            f"optim.{field}={pattern!r} matches none of the parameters: {', '.join(paths[:8])}, ..."
-        )
+        some = ", ".join(paths[:8]) + ", ..." * (len(paths) > 8)
+        raise ValueError(f"optim.{field}={pattern!r} matches none of the {which}: {some}")
     return found
 
 
-def layer_axes(path: str) -> int:
-    """How many of the first axes of a parameter count layers: 1 or 0."""
-    return 1 if "/blocks/" in f"/{path}" else 0
+def _is_masked(x) -> bool:
+    return isinstance(x, optax.MaskedNode)
 
 
 def layer_decay(params, decay: float):

@@ -15,13 +15,26 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from mmjax.optim.paths import check_pattern, layer_axes, map_paths, matches
+from mmjax.optim.paths import check_pattern, map_paths, matches
+from mmjax.sharding import layer_axes
 
 Moment = Literal["float32", "bfloat16"]
 
 # Trailing axes of a kernel that its inputs and its outputs run over; before them may come layers.
 # Of any other kernel the last axis is its outputs, and all others its inputs.
 _AXES = ((r"(query|key|value)/kernel$", 1, 2), (r"attention/out/kernel$", 2, 1), (r"(up|down)/kernel$", 1, 1))
+
+
+def _check_decays(**fields: float):
+    for name, value in fields.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value} is the decay of an average; use a value in [0, 1)")
+
+
+def _check_positive(**fields: float):
+    for name, value in fields.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name}={value} must be positive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +45,10 @@ class AdamW:
     b2: float = 0.98
     eps: float = 1e-8
     moment: Moment = "float32"  # type of the first moment
+
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+        _check_positive(eps=self.eps)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment), decay)
@@ -49,6 +66,9 @@ class Lion:
     b2: float = 0.99
     moment: Moment = "float32"
 
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         return optax.chain(optax.scale_by_lion(self.b1, self.b2, mu_dtype=self.moment), decay)
 
@@ -64,6 +84,10 @@ class Adafactor:
     factored_from: int = 32  # sides of a matrix below this keep a full second moment
     moment: Moment = "bfloat16"
 
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2_most=self.b2_most)
+        _check_positive(b2_power=self.b2_power, factored_from=self.factored_from)
+
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         def b2(step, power):
             return jnp.minimum(1 - (step + 1.0) ** -power, self.b2_most)
@@ -72,7 +96,7 @@ class Adafactor:
             decay_rate=self.b2_power, min_dim_size_to_factor=self.factored_from, decay_rate_fn=b2
         )
         momentum = optax.ema(self.b1, debias=False, accumulator_dtype=self.moment)
-        return optax.chain(scale, momentum, _in_float32(), decay)
+        return optax.chain(_each_layer_apart(scale), momentum, _in_float32(), decay)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +108,10 @@ class Lamb:
     b2: float = 0.98
     eps: float = 1e-6
     moment: Moment = "float32"
+
+    def __post_init__(self):
+        _check_decays(b1=self.b1, b2=self.b2)
+        _check_positive(eps=self.eps)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment)
@@ -106,6 +134,8 @@ class Muon:
 
     def __post_init__(self):
         check_pattern("matrices", self.matrices)
+        _check_decays(beta=self.beta)
+        _check_positive(iterations=self.iterations)
 
     def chain(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
         orthogonal = contrib.scale_by_muon(
@@ -122,11 +152,49 @@ class Muon:
         return optax.chain(optax.partition(rules, self._kinds), decay)
 
     def _kinds(self, params):
-        named = matches("rule.matrices", self.matrices, params)
-        return jax.tree.map(lambda yes, x: "matrices" if yes and x.ndim > 1 else "others", named, params)
+        def kind(path, x, named):
+            return "matrices" if named and x.ndim - layer_axes(path) > 1 else "others"
+
+        return map_paths(kind, params, matches("rule.matrices", self.matrices, params))
 
 
 Rule = AdamW | Lion | Adafactor | Lamb | Muon
+
+
+def _each_layer_apart(factored: optax.GradientTransformation) -> optax.GradientTransformation:
+    """optax's factored second moment, of each layer of a stack apart: it takes the two largest axes for
+    those of a matrix, and in a deep tower one of these would be the layers."""
+
+    def init(params):
+        states = map_paths(lambda path, param: _by_layer(path, factored.init)(param), params)
+        return _factored_state(jnp.zeros([], jnp.int32), params, states)
+
+    def update(gradients, state, params):
+        def update_one(gradient, param, *moments):
+            return factored.update(gradient, optax.FactoredState(state.count, *moments), param)
+
+        moments = (state.v_row, state.v_col, state.v)
+        found = map_paths(
+            lambda path, *leaves: _by_layer(path, update_one)(*leaves), gradients, params, *moments
+        )
+        steps, states = (jax.tree.map(lambda _, pair, i=i: pair[i], gradients, found) for i in range(2))
+        return steps, _factored_state(optax.safe_increment(state.count), gradients, states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_layer(path: str, function):
+    """`function`, of arrays of one layer, of those at `path`, which may hold all layers."""
+    return jax.vmap(function) if layer_axes(path) else function
+
+
+def _factored_state(count, params, states) -> optax.FactoredState:
+    """One state of all `params` from a tree of the states of each."""
+    moments = {
+        name: jax.tree.map(lambda _, state, name=name: getattr(state, name), params, states)
+        for name in ("v_row", "v_col", "v")
+    }
+    return optax.FactoredState(count=count, **moments)
 
 
 def _in_float32() -> optax.GradientTransformation:
@@ -142,8 +210,7 @@ def _as_long_as_parameters(steps, params):
         have, want = (jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True)) for x in (step, param))
         return jnp.where((have > 0) & (want > 0), want / jnp.maximum(have, 1e-30), 1.0) * step
 
-    flat = map_paths(lambda path, _: path, steps)
-    return jax.tree.map(scaled, flat, steps, params)
+    return map_paths(scaled, steps, params)
 
 
 def _as_large_as_adamw(path: str, step):
@@ -153,7 +220,8 @@ def _as_large_as_adamw(path: str, step):
 
 
 def _matrix_axes(path: str, x) -> contrib.MuonDimensionNumbers:
-    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), (x.ndim - 1, 1))
+    others = (x.ndim - layer_axes(path) - 1, 1)
+    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), others)
     first = x.ndim - inputs - outputs
     return contrib.MuonDimensionNumbers(
         reduction_axis=tuple(range(first, first + inputs)), output_axis=tuple(range(first + inputs, x.ndim))

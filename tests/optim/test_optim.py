@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from mmjax import config, optim
-from mmjax.optim import Constant, Optim
+from mmjax.optim import Constant, Multiplier, Optim
 
 
 def params():
@@ -65,6 +65,28 @@ def test_a_step_without_gradient_shrinks_exactly_the_parameters_that_the_pattern
     np.testing.assert_array_equal(new["norm"]["scale"], p["norm"]["scale"])
 
 
+def test_a_multiplier_scales_the_decay_apart_from_the_learning_rate():
+    """Without a gradient a step is -lr x (multipliers of lr) x weight_decay x (multipliers of decay) x p."""
+    config = Optim(
+        lr=0.5,
+        schedule=Constant(),
+        weight_decay=0.1,
+        decayed=r"(kernel|embedding|scale)$",
+        multipliers=(
+            Multiplier(pattern="^up/", decay=0.3),
+            Multiplier(pattern="kernel$", lr=0.7, decay=2.0),
+            Multiplier(pattern="^norm/", decay=0.0),
+        ),
+    )
+    p = params()
+    (step,) = updates(config, p, [jax.tree.map(np.zeros_like, p)])
+    np.testing.assert_allclose(
+        step["up"]["kernel"], -0.5 * 0.7 * 0.1 * 0.3 * 2 * p["up"]["kernel"], rtol=1e-6
+    )
+    np.testing.assert_allclose(step["pieces"]["embedding"], -0.5 * 0.1 * p["pieces"]["embedding"], rtol=1e-6)
+    assert not step["norm"]["scale"].any() and not step["up"]["bias"].any()
+
+
 def test_a_pattern_that_names_no_parameter_is_refused_where_there_is_decay():
     with pytest.raises(ValueError, match=r"optim.decayed='kernels\$' matches none of .* pieces/embedding"):
         optim.make(Optim(weight_decay=0.1, decayed="kernels$"), 10).init(params())
@@ -75,6 +97,8 @@ def test_a_pattern_that_names_no_parameter_is_refused_where_there_is_decay():
     "fields",
     [
         dict(lr=0.0),
+        dict(lr=math.nan),
+        dict(weight_decay=-0.1),
         dict(warmup_steps=-1),
         dict(clip=0.0),
         dict(layer_decay=1.5),

@@ -114,6 +114,34 @@ def test_a_pattern_that_matches_nothing_is_refused_before_the_first_step(field, 
         tx.init(params())
 
 
-def test_a_multiplier_of_zero_is_refused():
-    with pytest.raises(ValueError, match="lr=0.0 of '\\^image/' must be positive; optim.frozen freezes"):
-        Multiplier(pattern="^image/", lr=0.0)
+def test_what_freezes_everything_is_refused_as_such():
+    tx = optim.make(Optim(frozen=".", weight_decay=0.1), 10)
+    with pytest.raises(ValueError, match=r"optim.frozen='.' freezes everything"):
+        tx.init(params())
+
+
+def test_a_pattern_of_frozen_parameters_alone_is_told_from_one_of_none():
+    def message(pattern):
+        with pytest.raises(ValueError) as error:
+            optim.make(Optim(frozen="^image/", weight_decay=0.1, decayed=pattern), 10).init(params())
+        return str(error.value)
+
+    assert message("^image/") == (
+        "optim.decayed='^image/' matches none of the parameters that are not frozen: objective/log_scale, "
+        "text/encoder/block_0/mlp/up/kernel, text/encoder/block_1/mlp/up/kernel, text/head/kernel, "
+        "text/pieces/embedding"
+    )
+    assert "'^audio/' matches none of the parameters: image/encoder/" in message("^audio/")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(lr=0.0), "lr=0.0 of '\\^image/' must be positive; optim.frozen freezes"),
+        (dict(decay=-1.0), "decay=-1.0 of '\\^image/' must be 0 or more"),
+        (dict(decay=float("inf")), "decay=inf of"),
+    ],
+)
+def test_an_impossible_multiplier_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Multiplier(pattern="^image/", **fields)

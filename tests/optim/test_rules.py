@@ -130,6 +130,50 @@ def test_a_first_moment_in_bfloat16_is_kept_in_it_and_changes_little(rule):
         assert np.linalg.norm(wide[path] - narrow[path]) < (0.15 if rule is Lion else 0.02) * moved, path
 
 
+LAYERS = 40  # more than the smallest side that is factored, and more than some sides of what follows
+STACKED = {
+    "norm/scale": (64,),
+    "attention/query/bias": (8, 36),
+    "attention/query/kernel": (36, 2, 34),
+    "mix/kernel": (33, 34),
+}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [AdamW(), Lion(), Adafactor(moment="float32"), Lamb(), Muon(matrices="(kernel|scale)$")],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_scanned_layers_take_the_steps_of_unrolled_ones(rule):
+    tx = optim.make(Optim(rule=rule, lr=LR, schedule=Constant(), clip=None, weight_decay=DECAY), STEPS)
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        # Layers of very different size: what one has, another must not see.
+        size = 10.0 ** np.linspace(-2, 2, LAYERS)
+        return {
+            f"blocks/{path}": size.reshape(-1, *[1] * len(shape)).astype(np.float32)
+            * rng.normal(size=(LAYERS, *shape)).astype(np.float32)
+            for path, shape in STACKED.items()
+        }
+
+    def layer(tree, i):
+        return {path.replace("blocks", "block_0"): leaf[i] for path, leaf in tree.items()}
+
+    def two_steps(p, gradients):
+        state = tx.init(p)
+        for grads in gradients:
+            updates, state = tx.update(grads, state, p)
+        return updates
+
+    p, gradients = draw(0), [draw(1), draw(2)]
+    scanned, one = jax.jit(two_steps)(p, gradients), jax.jit(two_steps)
+    for i in range(LAYERS):
+        for path, expected in one(layer(p, i), [layer(grads, i) for grads in gradients]).items():
+            given = scanned[path.replace("block_0", "blocks")][i]
+            np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
 def newton_schulz(x, iterations):
     """Jordan et al. 2024: 3.4445 x - 4.7750 x^3 + 2.0315 x^5 of the singular values, in float64."""
     x = x.astype(np.float64) / np.linalg.norm(x)
@@ -170,3 +214,26 @@ def test_muon_leaves_what_is_no_matrix_to_adamw():
 def test_muon_without_a_matrix_is_refused():
     with pytest.raises(ValueError, match=r"optim.rule.matrices='weights\$' matches none of .* mix/kernel"):
         optim.make(Optim(rule=Muon(matrices="weights$")), 10).init(params())
+
+
+@pytest.mark.parametrize(
+    "rule, fields",
+    [
+        (AdamW, dict(b1=-0.1)),
+        (AdamW, dict(b2=1.5)),
+        (AdamW, dict(eps=0.0)),
+        (Lion, dict(b2=1.0)),
+        (Adafactor, dict(b1=float("nan"))),
+        (Adafactor, dict(b2_most=1.0)),
+        (Adafactor, dict(b2_power=0.0)),
+        (Adafactor, dict(factored_from=0)),
+        (Lamb, dict(b1=1.0)),
+        (Lamb, dict(eps=-1.0)),
+        (Muon, dict(beta=1.0)),
+        (Muon, dict(iterations=0)),
+    ],
+)
+def test_impossible_values_are_refused(rule, fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"^{name}={value} "):
+        rule(**fields)

@@ -44,3 +44,19 @@ def test_a_warmup_and_cooldown_as_long_as_the_run_are_refused(schedule, warmup, 
     optim.learning_rate(Optim(warmup_steps=warmup - 1, schedule=schedule), STEPS)
     with pytest.raises(ValueError, match=message):
         optim.learning_rate(Optim(warmup_steps=warmup, schedule=schedule), STEPS)
+
+
+@pytest.mark.parametrize(
+    "schedule, fields",
+    [
+        (Cosine, dict(end=-3.0)),
+        (Linear, dict(end=1.5)),
+        (Constant, dict(cooldown_steps=-5)),
+        (Rsqrt, dict(timescale=0)),
+        (Rsqrt, dict(cooldown_steps=-1)),
+    ],
+)
+def test_impossible_values_are_refused(schedule, fields):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"^{name}={value} "):
+        schedule(**fields)
