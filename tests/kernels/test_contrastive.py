@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from mmjax.kernels import contrastive
-from mmjax.kernels.contrastive import statistics, tiles, transport
+from mmjax.kernels.contrastive import streaming, tiles, transport
 from mmjax.sharding import MeshShape, make_mesh, put_batch
 
 
@@ -138,4 +138,4 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_dense_or_refused():
 )
 def test_auto_is_dense_for_small_batches_and_a_ring_where_devices_hold_many_rows(pairs, shape, expected):
     mesh = make_mesh(MeshShape(data=shape[0], fsdp=shape[1], tensor=shape[2]))
-    assert statistics.choose("auto", pairs, mesh) == expected
+    assert streaming.choose("auto", pairs, mesh) == expected

@@ -1,7 +1,7 @@
 """The contrastive core: losses of a global batch of pairs as functions of embeddings and scale.
 
 Objectives call these and own the learned scale and bias. The batch axis may be sharded over the mesh, and the
-B x B logits are never there as a whole unless B is small: `statistics.choose` states the rule.
+B x B logits are never there as a whole unless B is small: `streaming.choose` states the rule.
 
 Letters: B batch, E embedding.
 """
@@ -9,7 +9,7 @@ Letters: B batch, E embedding.
 import jax.numpy as jnp
 
 from mmjax.kernels.contrastive.rules import Side, Sigmoid, Softmax
-from mmjax.kernels.contrastive.statistics import Implementation, statistics
+from mmjax.kernels.contrastive.streaming import Implementation, statistics
 
 __all__ = ["Implementation", "infonce", "sigmoid"]
 
