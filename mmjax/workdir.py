@@ -15,7 +15,7 @@ import jax
 from mmjax import config
 
 # What may change between two starts of one run: nothing here changes what is learned.
-_FREE = ("evals", "checkpoint", "log_every", "mesh")
+_FREE = ("evals", "checkpoint", "log_every", "mesh", "accumulate")
 
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")
 
