@@ -24,7 +24,9 @@ from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
 from mmjax.model import Model, check_marks, check_vocab, encoders
 from mmjax.optim import Optim
-from mmjax.pretrain.step import compile_step, init_state, loss, with_layout
+from mmjax.pretrain import accumulation
+from mmjax.pretrain.loss import loss
+from mmjax.pretrain.step import compile_step, init_state, with_layout
 from mmjax.sharding import MeshShape
 
 log = logging.getLogger("mmjax")
@@ -42,6 +44,7 @@ class Pretrain:
     tokenizer: TokenizerConfig
     steps: int
     optim: Optim = Optim()
+    accumulate: int = 1  # micro-batches that a batch is worked off in: less memory, the same gradient
     mesh: MeshShape = MeshShape()
     checkpoint: Checkpointing = Checkpointing()
     evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)
@@ -53,6 +56,11 @@ class Pretrain:
             raise ValueError(f"towers={sorted(self.towers)}: give one tower each for 'image' and 'text'")
         if self.steps < 1 or self.log_every < 1:
             raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
+        if self.accumulate < 1 or self.data.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide data.batch_size={self.data.batch_size}; use "
+                "one of its divisors"
+            )
         optim.learning_rate(self.optim, self.steps)
         best = self.checkpoint.best
         watched = [f"val/{e.name}/" for e in self.evals.values() if e.every_steps]
@@ -80,6 +88,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
     check_marks(cfg.towers["text"], cfg.tokenizer)
+    accumulation.check(cfg, mesh, shapes["params"])
     workdir.claim(directory, cfg)
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
     log.info("%s", config.show(cfg))

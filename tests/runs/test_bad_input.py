@@ -49,6 +49,8 @@ def content(workdir):
         (["steps=many"], "steps: wanted int, got 'many'"),
         (["optim.lr=-1"], "optim: lr=-1.0 must be positive"),
         (["data.batch_size=12"], "batch_size=12 does not divide over 8 devices; use a multiple of 8"),
+        (["accumulate=3"], "Pretrain: accumulate=3 does not divide data.batch_size=16; use one of its"),
+        (["accumulate=4"], "accumulate=4 makes micro-batches of 4, which do not divide over 8 devices; use"),
         (
             ["mesh.data=3"],
             "mesh data x fsdp x tensor = 3 x 1 x 1 does not fill 8 devices; the product of the",
