@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 
 import mmjax
@@ -23,29 +24,71 @@ def forget(package):
         del sys.modules[name]
 
 
-def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
-    text = (ROOT / "docs" / "adding.md").read_text()
-    blocks = re.findall(r"```python\n# (mine/\w+\.py)\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 5
-    for name, code in blocks:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The folder of the package `mine`, still empty, on the path."""
+    (tmp_path / "mine").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     # A config file of this name that another test loaded is a module, too.
     forget("mine")
     importlib.invalidate_caches()
-    try:
-        cfg = config.load(str(tmp_path / "mine" / "config.py"), ["mesh.data=8"])
-        cfg.run(tmp_path / "run")
-        last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
-        model = mmjax.load(tmp_path / "run", packages=("mine",))
-    finally:
-        forget("mine")
+    yield tmp_path / "mine"
+    forget("mine")
+
+
+def files_of_adding():
+    """The files that the document shows, by name."""
+    text = (ROOT / "docs" / "adding.md").read_text()
+    return dict(re.findall(r"```python\n# mine/(\w+\.py)\n(.*?)```", text, flags=re.DOTALL))
+
+
+def test_the_files_of_adding_md_make_a_run(tmp_path, mine):
+    files = files_of_adding()
+    assert len(files) == 5
+    for name, code in files.items():
+        (mine / name).write_text(code)
+    cfg = config.load(str(mine / "config.py"), ["mesh.data=8"])
+    cfg.run(tmp_path / "run")
+    last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
+    model = mmjax.load(tmp_path / "run", packages=("mine",))
     # Three plain colours and their names: anything but certainty would be a fault of the run.
     assert last["val/cards/zs_acc1"] == 1.0
     assert last["val/cards/gap"] > 0
     assert model.encode_text(["a red card"]).shape == (1, 8)
+
+
+ONE_PART = """
+import dataclasses
+from configs import debug
+from mine import {file}
+
+def get_config():
+    cfg = debug.get_config()
+    cfg = dataclasses.replace(cfg, {line})
+    return dataclasses.replace(cfg, steps=2, optim=dataclasses.replace(cfg.optim, warmup_steps=1))
+"""
+
+
+@pytest.mark.parametrize(
+    "file, line, shown",
+    [
+        ("tower", "towers=cfg.towers | {'image': tower.MeanColour(embed=16)}", "train/loss"),
+        ("objective", "objective=objective.Triplet()", "train/positive"),
+        ("source", "data=dataclasses.replace(cfg.data, train=source.Cards(px=debug.SIZE))", "train/loss"),
+        ("evaluator", "evals={'gap': evaluator.Gap(name='scenes', source=cfg.data.train)}", "val/scenes/gap"),
+    ],
+    ids=["tower", "objective", "source", "evaluator"],
+)
+def test_a_part_takes_one_file_and_one_line_in_a_config(tmp_path, mine, file, line, shown):
+    (mine / f"{file}.py").write_text(files_of_adding()[f"{file}.py"])
+    (tmp_path / "forked.py").write_text(ONE_PART.format(file=file, line=line))
+    cfg = config.load(str(tmp_path / "forked.py"))
+    # The part is in what is run, and nothing else of this package.
+    assert re.findall(r'"(mine\.\w+)\.\w+"', config.to_json(cfg)) == [f"mine.{file}"]
+    cfg.run(tmp_path / "run")
+    found = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert found[-1]["step"] == 2 and all(np.isfinite(line["train/loss"]) for line in found[:2])
+    assert shown in {name for line in found for name in line}
 
 
 def test_the_documents_build_into_a_site_without_a_warning(tmp_path):
