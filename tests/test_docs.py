@@ -1,6 +1,7 @@
 """What the documents show works."""
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
@@ -36,6 +37,24 @@ def mine(tmp_path, monkeypatch):
     forget("mine")
 
 
+def shell():
+    """(page, what it needs, line) of every command of the documents."""
+    for page in PAGES:
+        found = re.findall(
+            r"(?:<!-- (needs [^>]*) -->\n)?```bash\n(.*?)```", page.read_text(), flags=re.DOTALL
+        )
+        yield from ((page.name, needs, line) for needs, block in found for line in block.splitlines())
+
+
+def run(command, cwd):
+    """Runs a command of the documents with this interpreter and this package."""
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    command = command.replace("PYTHONPATH=.", f"PYTHONPATH=.:{ROOT}")
+    done = subprocess.run(command, shell=True, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def files_of_adding():
     """The files that the document shows, by name."""
     text = (ROOT / "docs" / "adding.md").read_text()
@@ -47,10 +66,10 @@ def test_the_files_of_adding_md_make_a_run(tmp_path, mine):
     assert len(files) == 5
     for name, code in files.items():
         (mine / name).write_text(code)
-    cfg = config.load(str(mine / "config.py"), ["mesh.data=8"])
-    cfg.run(tmp_path / "run")
-    last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
-    model = mmjax.load(tmp_path / "run", packages=("mine",))
+    (command,) = (line for page, needs, line in shell() if needs == "needs the files above")
+    run(command, cwd=tmp_path)
+    last = metrics.read(tmp_path / "runs" / "mine" / "metrics.jsonl")[-1]
+    model = mmjax.load(tmp_path / "runs" / "mine", packages=("mine",))
     # Three plain colours and their names: anything but certainty would be a fault of the run.
     assert last["val/cards/zs_acc1"] == 1.0
     assert last["val/cards/gap"] > 0
@@ -125,21 +144,24 @@ def test_python_of_the_documents_runs(code):
     exec(compile(code, "a document", "exec"), {})
 
 
-def commands():
-    for page in PAGES:
-        for line in re.findall(
-            r"^ *((?:python -m mmjax.main|bash launch/local.sh) .*)$", page.read_text(), flags=re.MULTILINE
-        ):
-            yield pytest.param(line, id=f"{page.name}: {line}")
+def commands(*, run_here):
+    """Commands that say of nothing that they need it, or the other ones that name a config."""
+    for page, needs, line in shell():
+        if not needs if run_here else needs and "--config=configs/" in line:
+            yield pytest.param(line, id=f"{page}: {line}")
 
 
-@pytest.mark.parametrize("command", list(commands()))
-def test_every_command_of_the_documents_names_a_config_and_fields_that_exist(command):
-    arguments = shlex.split(command, comments=True)[2:]
+@pytest.mark.parametrize("command", list(commands(run_here=True)))
+def test_commands_of_the_documents_run(command, tmp_path):
+    run(command.replace("--workdir=", f"--workdir={tmp_path}/"), cwd=ROOT)
+
+
+@pytest.mark.parametrize("command", list(commands(run_here=False)))
+def test_commands_that_need_more_name_a_config_and_fields_that_exist(command):
+    arguments = shlex.split(command)[2:]
     flags = dict(a.removeprefix("--").split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
     overrides = [a for a in arguments if not a.startswith("--") and "=" in a]
-    if flags["config"].startswith("configs/"):
-        assert config.load(flags["config"], overrides)
+    assert config.load(flags["config"], overrides)
 
 
 def test_every_config_of_the_readme_is_there():
