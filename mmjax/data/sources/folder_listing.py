@@ -56,7 +56,7 @@ def list_folder(root: pathlib.Path, kind: Kind | None, table: str | None, column
     pictures = [name for name in files if name.lower().endswith(PICTURES)]
     # Pictures that a table names may lie elsewhere.
     if not pictures and not (kind in (None, "table") and (table or _tables(files))):
-        raise ValueError(_no_pictures(root, files))
+        raise ValueError(tfrecords.refusal(root) or _no_pictures(root, files))
     kind = kind or _recognised(root, files, pictures, table)
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     if kind == "table":
@@ -81,9 +81,6 @@ def _walk(root: pathlib.Path) -> Iterator[str]:
 
 
 def _no_pictures(root: pathlib.Path, files: list[str]) -> str:
-    tfrecord = tfrecords.first(files)
-    if tfrecord:
-        return tfrecords.refusal(root / tfrecord)
     texts = sum(name.lower().endswith((*_TEXTS, *TABLES)) for name in files)
     found = f"{texts} files of captions but no picture" if texts else f"no picture among {len(files)} files"
     return f"{root} holds {found}; pictures end in {', '.join(PICTURES)}"

@@ -114,9 +114,9 @@ class Tfds:
                 return tfds.builder_from_directory(self.name)
             return tfds.builder(self.name, data_dir=self.data_dir)
         except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
-            old = tfrecords.first(map(str, sorted(pathlib.Path(self.name).rglob("*"))))
-            if old:
-                raise ValueError(tfrecords.refusal(pathlib.Path(old))) from error
+            refusal = tfrecords.refusal(pathlib.Path(self.name))
+            if refusal:
+                raise ValueError(refusal) from error
             first, *_ = str(error).splitlines()
             raise ValueError(
                 f"the data set tfds:{self.name} cannot be opened: {first} Give its name and data_dir (or "
