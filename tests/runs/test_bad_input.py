@@ -60,6 +60,9 @@ def content(workdir):
         (["towers.text.embed=8"], "the towers' embeddings differ: image has embed=16, text embed=8"),
         (["tokenizer.length=32"], "texts of 32 tokens, but the tower has length=16"),
         (["tokenizer.vocab=900"], "the text tower has 600 pieces, tokenizer.vocab=900"),
+        (["towers.image.encoder.heads=0"], "heads=0 must be 1 or more"),
+        (["objective.initial_scale=500"], "initial_scale=500.0 must be positive and at most ceiling=100.0"),
+        (["optim.frozen=."], "optim.frozen='.' freezes everything; leave something to train"),
         (["optim.decayed=nothing"], "optim.decayed='nothing' matches none of the parameters"),
         (
             ["--coordinator=localhost:1"],
