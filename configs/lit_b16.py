@@ -1,9 +1,12 @@
 """LiT B/16: Zhai et al. 2022, arXiv:2111.07991, with values of big_vision's
 configs/proj/image_text/lit_coco.py and README_lit.md (the model without a head on the picture's side).
 
-LiT learns to read out a picture tower that is there already, and does not train it: its weights have to be
-restored, without which texts learn to follow a random one. Generated scenes stand in for CC12M and YFCC100M:
-give `data.train` and `evals` a source of your own.
+LiT learns to read out a picture tower that is there already, and does not train it. Where its weights come
+from is not here yet: `Pretrain` has no initial weights, which come with finetuning, so as it stands texts
+learn to follow a random tower. Nor has this config two things that lit_coco.py has, `randaug(2,10)` of the
+pictures and a BERT with pretrained weights for texts: its text tower is a transformer trained from scratch,
+by Adafactor as in the paper. Generated scenes stand in for CC12M and YFCC100M: give `data.train` and `evals`
+a source of your own.
 """
 
 from mmjax.checkpoint import Checkpointing

@@ -36,6 +36,11 @@ class Checkpointing:
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be positive, or None for never")
 
+    @property
+    def best_metric(self) -> str | None:
+        """The metric that `best` names, without its sign."""
+        return None if self.best is None else self.best.removeprefix("-")
+
 
 _DELETED = "deleted"
 # Steps between looks at the clock where processes have to agree: that waits for all devices.
@@ -95,7 +100,7 @@ class Checkpoints:
     def save_if_best(self, step: int, state: dict[str, Any], found: dict[str, float], meta: dict[str, Any]):
         """Begins to save the weights of `state` where `found`, metrics after `step`, are the best so far;
         raises as `save` does."""
-        metric = (self._config.best or "").removeprefix("-")
+        metric = self._config.best_metric
         if metric not in found:
             return
         score = -found[metric] if self._config.best.startswith("-") else found[metric]

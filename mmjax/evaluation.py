@@ -1,5 +1,6 @@
 """Runs a config's evaluators when they are due, writes what they find, and reports it at the end."""
 
+import difflib
 import json
 import logging
 import pathlib
@@ -18,10 +19,19 @@ log = logging.getLogger("mmjax")
 class Evaluation:
     """The evaluators of a run and the last report of each, by label."""
 
-    def __init__(self, evaluators: dict[str, Evaluator], steps: int, writer: metrics.Writer):
+    def __init__(
+        self,
+        evaluators: dict[str, Evaluator],
+        steps: int,
+        writer: metrics.Writer,
+        *,
+        best: str | None = None,
+    ):
+        """`best`: the metric by which the best step is kept, which one of the evaluators has to find."""
         self._evaluators = evaluators
         self._steps = steps
         self._writer = writer
+        self._best = best
         self.reports: dict[str, tuple[str, Report]] = {}
 
     def due(self, step: int) -> dict[str, Evaluator]:
@@ -36,7 +46,7 @@ class Evaluation:
         """Evaluates what is due after `step`; metrics by their name in metrics.jsonl.
 
         Raises:
-            ValueError: two evaluators of one name found the same metric.
+            ValueError: two evaluators of one name found the same metric, or none finds the one to go by.
         """
         found = {}
         for label, evaluator in self.due(step).items():
@@ -48,10 +58,28 @@ class Evaluation:
                 if name in found:
                     raise ValueError(f"two evaluators write {name}; give evals.{label} another name")
                 found[name] = value
+        self._check_best()
         if found:
             self._writer.write(step, found)
             log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
         return found
+
+    def _check_best(self):
+        """Raises ValueError once all evaluators that `best` may be of have reported, and none found it."""
+        if self._best is None:
+            return
+        # Two evaluators may share a name, and one of them be due before the other.
+        named = [label for label, e in self._evaluators.items() if self._best.startswith(f"val/{e.name}/")]
+        if not set(named) <= set(self.reports):
+            return
+        reports = [self.reports[label] for label in named]
+        known = [f"val/{name}/{metric}" for name, report_ in reports for metric in report_.metrics]
+        if self._best not in known:
+            near = ", ".join(difflib.get_close_matches(self._best, known, n=3) or known)
+            raise ValueError(
+                f"checkpoint.best={self._best!r} is a metric that nobody writes; use one of {near}, and the "
+                "same command goes on from its last checkpoint"
+            )
 
 
 def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: list[str]):

@@ -81,6 +81,25 @@ def test_two_evaluators_may_share_a_name_but_not_a_metric(writer):
         Evaluation(pair, 1, writer).run(1, EMBED)
 
 
+def test_a_best_metric_that_its_evaluator_does_not_find_is_refused_with_the_nearest(writer):
+    evaluators = {"one": Count(name="a", every_steps=2), "other": Count(name="b", every_steps=1)}
+    run = Evaluation(evaluators, 9, writer, best="val/a/text")
+    run.run(1, EMBED)
+    with pytest.raises(ValueError, match="checkpoint.best='val/a/text' .* use one of val/a/texts, and"):
+        run.run(2, EMBED)
+    Evaluation(evaluators, 9, writer, best="val/a/texts").run(2, EMBED)
+
+
+def test_a_best_metric_may_be_of_the_later_of_two_evaluators_of_one_name(writer):
+    evaluators = {
+        "one": Count(name="a", every_steps=1),
+        "two": Count(name="a", metric="others", every_steps=2),
+    }
+    run = Evaluation(evaluators, 9, writer, best="val/a/others")
+    assert "val/a/others" not in run.run(1, EMBED)
+    assert "val/a/others" in run.run(2, EMBED)
+
+
 def test_a_finished_run_has_its_report_and_a_table_of_results(tmp_path, writer, caplog, monkeypatch):
     monkeypatch.setattr(metrics.log, "propagate", True)
     (tmp_path / "env.json").write_text(json.dumps({"jax": "1.2.3"}))

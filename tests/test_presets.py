@@ -85,17 +85,32 @@ def test_small_towers_are_the_usual_ones(name):
     assert count(shape) / 1e6 == CLASSIFIERS[name]
 
 
-def test_the_smallest_tower_is_counted_by_hand():
-    width, mlp, patches = 32, 128, 196
-    norm, attention = 2 * width, 4 * width * (width + 1)
-    block = 2 * norm + attention + mlp * (width + 1) + width * (mlp + 1)
-    pool = width + attention + norm + mlp * (width + 1) + width * (mlp + 1)
-    expected = width * (16 * 16 * 3 + 1) + patches * width + block + norm + pool
-    assert count(shapes("mu/16")["image"]) == expected
+def dense(inputs, outputs):
+    return inputs * outputs + outputs
+
+
+def block(width, mlp):
+    """Two norms, four projections of attention, two layers of an MLP."""
+    return 2 * 2 * width + 4 * dense(width, width) + dense(width, mlp) + dense(mlp, width)
+
+
+# Width, depth and MLP width of big_vision's mu, Ti and S (Zhai et al. 2022, arXiv:2106.04560, table 2).
+SMALL = {"mu/16": (32, 1, 128), "Ti/16": (192, 12, 768), "S/16": (384, 12, 1536)}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_towers_of_small_pairs_are_counted_by_hand(name):
+    width, depth, mlp = SMALL[name]
+    norm, patches = 2 * width, (224 // 16) ** 2
+    # The pool is a block without the norm before attention, and with a query.
+    pool = block(width, mlp) - norm + width
+    image = dense(16 * 16 * 3, width) + patches * width + depth * block(width, mlp) + norm + pool
+    text = 32_000 * width + 64 * width + depth * block(width, mlp) + norm + dense(width, width)
+    assert (count(shapes(name)["image"]), count(shapes(name)["text"])) == (image, text)
 
 
 def test_every_preset_is_counted_somewhere():
-    counted = {preset(name).name for name in (*PROFILE, *TOTAL, *CLASSIFIERS, "mu/16")}
+    counted = {preset(name).name for name in (*PROFILE, *TOTAL, *SMALL)}
     assert counted == {name for name in presets.names() if not name.endswith("quickgelu")}
 
 
@@ -117,6 +132,11 @@ def test_openai_and_open_clip_differ_in_the_activation_alone(name):
         ("B/32", "ViT-B-32"),
         ("OpenAI B/16", "ViT-B-16-quickgelu"),
         ("CLIP L/14-336", "ViT-L-14-336-quickgelu"),
+        ("ViT-B/32", "ViT-B-32-quickgelu"),
+        ("ViT-B/16", "ViT-B-16-quickgelu"),
+        ("ViT-L/14", "ViT-L-14-quickgelu"),
+        ("ViT-L/14@336px", "ViT-L-14-336-quickgelu"),
+        ("OpenAI RN50", "RN50-quickgelu"),
         ("G/14", "ViT-bigG-14"),
         ("B/16", "ViT-B-16-SigLIP"),
         ("So400m/14", "ViT-SO400M-14-SigLIP"),
@@ -145,6 +165,18 @@ def test_no_two_presets_share_a_name():
 def test_a_preset_that_does_not_exist_is_refused_with_the_nearest_names(name, near):
     with pytest.raises(ValueError, match=f"no preset '{name}'; did you mean .*{near}"):
         preset(name)
+
+
+@pytest.mark.parametrize("name", ["", "xyz", "???"])
+def test_a_name_that_is_near_to_none_is_told_where_all_are(name):
+    with pytest.raises(ValueError) as error:
+        preset(name)
+    assert str(error.value) == (f"there is no preset {name!r}; docs/towers.md lists all, and presets.names()")
+
+
+def test_no_more_than_a_few_names_are_offered():
+    with pytest.raises(ValueError, match=r"'vit'; did you mean ([\w./ -]+, ){2}[\w./ -]+\? docs"):
+        preset("vit")
 
 
 def test_towers_take_the_marks_of_a_tokenizer_of_ones_own():

@@ -12,7 +12,12 @@ def learned_scale(module: nn.Module, initial: float, ceiling: float):
 
     Radford et al. 2021, arXiv:2103.00020, section 2.5: learned as its logarithm, and clipped at 100 because
     higher scales made training unstable.
+
+    Raises:
+        ValueError: the scale would start below 0 or above its ceiling.
     """
+    if not 0 < initial <= ceiling or initial == math.inf:
+        raise ValueError(f"initial_scale={initial} must be positive and at most ceiling={ceiling}")
     # An explicit float32: a weakly typed scalar would make the second step compile again.
     log_scale = module.param("log_scale", lambda key: jnp.asarray(math.log(initial), jnp.float32))
     return jnp.exp(_clamp(log_scale, math.log(ceiling)))

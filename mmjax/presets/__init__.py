@@ -2,7 +2,8 @@
 
 The architectures only, as their authors trained them; `docs/towers.md` lists them with sources. Names are
 open_clip's (`ViT-B-32`, `PE-Core-L-14-336`); big_vision's (`B/16`, `So400m/14`) find them as well, alone or
-after the family (`SigLIP2 B/16`). To add one, write its line below; a family is a function of `families.py`.
+after the family (`SigLIP2 B/16`), and OpenAI's (`ViT-B/32`) find what OpenAI trained. To add one, write its
+line below; a family is a function of `families.py`.
 """
 
 import difflib
@@ -15,11 +16,41 @@ __all__ = ["Preset", "Vocabulary", "names", "preset"]
 
 _SIGLIP2 = dict(vocab=256_000, vocabulary=GEMMA)
 _ALL = (
-    *clip("ViT-B-32", "B/32", bare=True, image="B", patch=32, px=224, text="text-B", embed=512),
-    *clip("ViT-B-16", "B/16", image="B", patch=16, px=224, text="text-B", embed=512),
-    *clip("ViT-L-14", "L/14", bare=True, image="L", patch=14, px=224, text="text-L", embed=768),
-    *clip("ViT-L-14-336", "L/14-336", bare=True, image="L", patch=14, px=336, text="text-L", embed=768),
-    *clip("RN50", "RN50", image=None, px=224, text="text-B", embed=1024),
+    *clip(
+        "ViT-B-32",
+        "B/32",
+        openai="ViT-B/32",
+        bare=True,
+        image="B",
+        patch=32,
+        px=224,
+        text="text-B",
+        embed=512,
+    ),
+    *clip("ViT-B-16", "B/16", openai="ViT-B/16", image="B", patch=16, px=224, text="text-B", embed=512),
+    *clip(
+        "ViT-L-14",
+        "L/14",
+        openai="ViT-L/14",
+        bare=True,
+        image="L",
+        patch=14,
+        px=224,
+        text="text-L",
+        embed=768,
+    ),
+    *clip(
+        "ViT-L-14-336",
+        "L/14-336",
+        openai="ViT-L/14@336px",
+        bare=True,
+        image="L",
+        patch=14,
+        px=336,
+        text="text-L",
+        embed=768,
+    ),
+    *clip("RN50", "RN50", openai="RN50", image=None, px=224, text="text-B", embed=1024),
     *clip("ViT-H-14", "H/14", bare=True, image="H", patch=14, px=224, text="text-H", embed=1024),
     *clip("ViT-bigG-14", "G/14", bare=True, image="G", patch=14, px=224, text="text-G", embed=1280),
     siglip("ViT-mu-16-SigLIP", ("mu/16", "SigLIP mu/16"), size="mu", patch=16, px=224),
@@ -95,10 +126,10 @@ def preset(name: str) -> Preset:
     """
     if name not in _BY_NAME:
         folded = {known.lower(): known for known in _BY_NAME}
-        near = [key for key in folded if key.startswith(name.lower())]
-        near = near or difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.4)
-        some = ", ".join(folded[key] for key in near) or ", ".join(names())
-        raise ValueError(f"there is no preset {name!r}; did you mean {some}? docs/towers.md lists all")
+        begin = [key for key in folded if name and key.startswith(name.lower())]
+        near = (begin or difflib.get_close_matches(name.lower(), folded, cutoff=0.4))[:3]
+        guess = f"did you mean {', '.join(folded[key] for key in near)}? " if near else ""
+        raise ValueError(f"there is no preset {name!r}; {guess}docs/towers.md lists all, and presets.names()")
     return _BY_NAME[name]
 
 

@@ -60,14 +60,19 @@ def _clip_text(size: str, embed: int, activation: Activation, length: int = 77) 
     )
 
 
-def clip(name, size, *, bare=False, **fields):
+def clip(name, size, *, openai=None, bare=False, **fields):
     """Radford et al. 2021, arXiv:2103.00020, twice: with the exact GELU as open_clip trains it, and with the
-    quick one as OpenAI did. `bare`: big_vision's name alone, without a family, is the former."""
+    quick one as OpenAI did.
+
+    Args:
+        openai: OpenAI's own name; it finds the latter, unless it is open_clip's name of the former as well.
+        bare: whether big_vision's name alone, without a family, is the former.
+    """
     also = (f"open_clip {size}", size) if bare else (f"open_clip {size}",)
-    openai = (f"CLIP {size}", f"OpenAI {size}")
+    theirs = () if openai is None else (f"OpenAI {size}", *({openai} - {name}))
     return (
         _one_clip(name, also, "gelu", **fields),
-        _one_clip(f"{name}-quickgelu", openai, "quick_gelu", **fields),
+        _one_clip(f"{name}-quickgelu", (f"CLIP {size}", *theirs), "quick_gelu", **fields),
     )
 
 

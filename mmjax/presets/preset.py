@@ -9,6 +9,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.data.tokenizers.clip import ClipBpe
 from mmjax.data.tokenizers.sentencepiece import SentencePieceFile
+from mmjax.towers import Dtype
 from mmjax.towers.layers import Remat
 from mmjax.towers.resnet import ResNet
 from mmjax.towers.text import TextTransformer
@@ -42,7 +43,7 @@ class Preset:
         self,
         *,
         tokenizer: TokenizerConfig | None = None,
-        dtype: str = "float32",
+        dtype: Dtype = "float32",
         remat: Remat = "none",
         scan: bool = True,
     ) -> dict[str, nn.Module]:

@@ -62,9 +62,9 @@ class Pretrain:
                 "one of its divisors"
             )
         optim.learning_rate(self.optim, self.steps)
-        best = self.checkpoint.best
+        best = self.checkpoint.best_metric
         watched = [f"val/{e.name}/" for e in self.evals.values() if e.every_steps]
-        if best is not None and not best.removeprefix("-").startswith(tuple(watched)):
+        if best is not None and not best.startswith(tuple(watched)):
             raise ValueError(
                 f"checkpoint.best={best!r} is no metric of an evaluator with every_steps: {watched}"
             )
@@ -114,7 +114,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
     _describe(cfg, shapes["params"], mesh, step_flops)
     writer = metrics.Writer(directory, resumed_at=start)
     with contextlib.closing(writer):
-        evaluation = Evaluation(cfg.evals, cfg.steps, writer)
+        evaluation = Evaluation(cfg.evals, cfg.steps, writer, best=cfg.checkpoint.best_metric)
         model = make_model(cfg, tokenizer, mesh, params=None)
 
         def evaluate(step, state):

@@ -5,9 +5,11 @@ one file of this folder. A config builds it; any third-party module that keeps t
 `docs/adding.md` shows how to add one.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from jax import Array
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 class Encoded(NamedTuple):
@@ -18,7 +20,7 @@ class Encoded(NamedTuple):
 
 
 class Tower(Protocol):
-    dtype: str  # of its computation; parameters are float32
+    dtype: Dtype  # of its computation; parameters are float32
 
     def __call__(self, inputs: Array, *, train: bool = False) -> Encoded:
         """Encodes `inputs`: float [B, H, W, 3] pictures, mean and std removed, or int32 [B, S] token ids.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.sharding import constrain
-from mmjax.towers import Encoded
+from mmjax.towers import Dtype, Encoded, checking
 from mmjax.towers.dense import Dense
 
 
@@ -27,10 +27,11 @@ class ConvNet(nn.Module):
     hidden: int = 384
     embed: int = 128
     dropout: float = 0.0
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, image_BHWC, *, train: bool = False) -> Encoded:
+        self._check()
         smallest = self.stride * 2 ** (len(self.widths) - 1)
         if image_BHWC.shape[1] % smallest or image_BHWC.shape[2] % smallest:
             raise ValueError(
@@ -55,8 +56,6 @@ class ConvNet(nn.Module):
     def _stem(self, image_BHWC):
         """A convolution with windows of `stem` pixels, the pixels of each cell of `stride` pixels a side made
         its channels first: on three channels XLA takes thrice as long on a CPU."""
-        if self.stem % self.stride:
-            raise ValueError(f"stem={self.stem} must be a multiple of stride={self.stride}")
         around, window = self.stem - self.stride, self.stem // self.stride
         sides = (around // 2, around - around // 2)
         image_BHWC = jnp.pad(image_BHWC, ((0, 0), sides, sides, (0, 0)))
@@ -65,6 +64,22 @@ class ConvNet(nn.Module):
         )
         convolve = nn.Conv(self.widths[0], (window, window), padding="VALID", dtype=self.dtype, name="stem")
         return convolve(x_BHWC)
+
+    def _check(self):
+        checking.at_least(
+            1,
+            stages=len(self.widths),
+            stride=self.stride,
+            stem=self.stem,
+            hidden=self.hidden,
+            embed=self.embed,
+        )
+        for i, width in enumerate(self.widths):
+            checking.at_least(1, **{f"widths.{i}": width})
+        checking.at_least(0, depth=self.depth)
+        checking.share(dropout=self.dropout)
+        if self.stem % self.stride:
+            raise ValueError(f"stem={self.stem} must be a multiple of stride={self.stride}")
 
     def _conv(self, width, window, stride, name):
         return nn.Conv(width, (window, window), (stride, stride), "SAME", dtype=self.dtype, name=name)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.sharding import constrain
-from mmjax.towers import positions
+from mmjax.towers import Dtype, checking, positions
 from mmjax.towers.dense import Dense
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -55,6 +55,7 @@ class Attention(nn.Module):
             angles_BSP: rotary angles of queries and keys (`positions.rotate`); None rotates nothing.
             context_BTD: what is attended to.
         """
+        checking.at_least(1, heads=self.heads, head_width=self.head_width, out=self.out)
         context_BTD = x_BSD if context_BTD is None else context_BTD
         shape = (self.heads, self.head_width or per_head(x_BSD.shape[-1], self.heads))
 
@@ -83,6 +84,7 @@ def per_head(width: int, heads: int) -> int:
     Raises:
         ValueError: it does not divide.
     """
+    checking.at_least(1, heads=heads)
     if width % heads:
         raise ValueError(
             f"a width of {width} does not divide over {heads} heads; use another number of heads, or give "
@@ -175,7 +177,7 @@ class Encoder(nn.Module):
     layer_scale: float | None = None
     remat: Remat = "none"
     scan: bool = True
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x_BSD, mask_BS=None, *, angles_BSP=None, train: bool = False):
@@ -209,8 +211,9 @@ class Encoder(nn.Module):
         return nn.remat(Block, policy=_POLICIES[self.remat], prevent_cse=not self.scan)
 
     def _fields(self, width, train):
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path} is a probability; use a value in [0, 1)")
+        checking.at_least(1, depth=self.depth, heads=self.heads, head_width=self.head_width, mlp=self.mlp)
+        checking.share(dropout=self.dropout, drop_path=self.drop_path)
+        checking.positive(norm_eps=self.norm_eps)
         return dict(
             heads=self.heads,
             head_width=self.head_width or per_head(width, self.heads),

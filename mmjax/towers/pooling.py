@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mmjax.towers import checking
 from mmjax.towers.dense import Dense
 from mmjax.towers.layers import Activation, Attention, Encoder, Mlp
 
@@ -29,6 +30,8 @@ class AttentionPool(nn.Module):
     @nn.compact
     def __call__(self, x_BSD, mask_BS=None):
         """`mask_BS`: True where a token counts; None for everywhere."""
+        checking.at_least(1, mlp=self.mlp)
+        checking.positive(norm_eps=self.norm_eps)
         width, dtype = x_BSD.shape[-1], str(x_BSD.dtype)
         probe_SD = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
         probe_BSD = jnp.broadcast_to(probe_SD.astype(dtype), (len(x_BSD), 1, width))
@@ -61,6 +64,7 @@ def project(x, embed: int, projection: Projection):
     Raises:
         ValueError: nothing projects, and the widths differ.
     """
+    checking.at_least(1, embed=embed)
     if projection != "none":
         return Dense(embed, use_bias=projection == "affine", dtype=str(x.dtype), name="head")(x)
     if x.shape[-1] != embed:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.sharding import constrain
-from mmjax.towers import Encoded
+from mmjax.towers import Dtype, Encoded, checking
 from mmjax.towers.batch_norm import BatchNorm
 from mmjax.towers.layers import Attention
 
@@ -28,15 +28,20 @@ class ResNet(nn.Module):
     width: int = 64  # channels of the stem, and inside the first stage; each stage doubles them
     embed: int = 1024
     heads: int | None = None  # of the attention at the end; None: one for 64 channels
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, image_BHWC, *, train: bool = False) -> Encoded:
         """`tokens_BSD` are the cells of the last feature map.
 
         Raises:
-            ValueError: the picture's sides are no multiples of all strides together.
+            ValueError: the picture's sides are no multiples of all strides together, or a field is out of
+                range.
         """
+        checking.at_least(1, stages=len(self.depths), embed=self.embed, heads=self.heads)
+        checking.at_least(1, **{f"depths.{i}": depth for i, depth in enumerate(self.depths)})
+        # The stem begins with half of it.
+        checking.at_least(2, width=self.width)
         total = 2 ** (len(self.depths) + 1)
         if image_BHWC.shape[1] % total or image_BHWC.shape[2] % total:
             raise ValueError(

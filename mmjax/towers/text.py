@@ -8,7 +8,7 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mmjax.towers import Encoded, pooling
+from mmjax.towers import Dtype, Encoded, checking, pooling
 from mmjax.towers.dense import Dense
 from mmjax.towers.layers import Encoder, Mlp
 from mmjax.towers.pooling import Projection
@@ -40,7 +40,9 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BS, *, train: bool = False) -> Encoded:
-        """Raises ValueError where a text is longer than `length`, or a projection does not fit."""
+        """Raises ValueError where a text is longer than `length`, a projection does not fit, or a field is
+        out of range."""
+        checking.at_least(1, vocab=self.vocab, length=self.length, width=self.width)
         if tokens_BS.shape[1] > self.length:
             raise ValueError(f"texts of {tokens_BS.shape[1]} tokens, but the tower has length={self.length}")
         # Both small, as CLIP's: a word's place must not drown in the word.
@@ -76,10 +78,12 @@ class BagOfPieces(nn.Module):
     mlp: int | None = None  # None: 2 x width
     dropout: float = 0.0  # share of whole pieces that training hides
     pad: int = PAD
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, tokens_BS, *, train: bool = False) -> Encoded:
+        checking.at_least(1, vocab=self.vocab, width=self.width, embed=self.embed, mlp=self.mlp)
+        checking.share(dropout=self.dropout)
         x_BSD = nn.Embed(self.vocab, self.width, dtype=self.dtype, name="pieces")(tokens_BS)
         x_BSD = nn.Dropout(self.dropout, broadcast_dims=(2,), deterministic=not train)(x_BSD)
         real_BS1 = (tokens_BS != self.pad)[..., None].astype(x_BSD.dtype)

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mmjax.towers import Encoded, pooling, positions
+from mmjax.towers import Encoded, checking, pooling, positions
 from mmjax.towers.dense import Dense
-from mmjax.towers.layers import Encoder
+from mmjax.towers.layers import Encoder, per_head
 from mmjax.towers.pooling import AttentionPool, Projection
 
 
@@ -99,7 +99,7 @@ class ViT(nn.Module):
             x_BSD = x_BSD.at[:, self.has_class_token :].add(waves_SD.astype(x_BSD.dtype))
         if not self.positions.endswith("rope"):
             return x_BSD, None
-        head_width = self.encoder.head_width or self.width // self.encoder.heads
+        head_width = self.encoder.head_width or per_head(self.width, self.encoder.heads)
         angles_SP = positions.rope2d(*grid, head_width, first=int(self.has_class_token))
         return x_BSD, jnp.pad(angles_SP, ((int(self.has_class_token), 0), (0, 0)))[None]
 
@@ -146,11 +146,12 @@ class ViT(nn.Module):
         return pooling.attention_pool(self.encoder)(x_BSD)
 
     def _check(self, shape):
+        checking.at_least(1, width=self.width, patch=self.patch)
+        checking.at_least(0, registers=self.registers)
+        checking.share(patch_dropout=self.patch_dropout)
         height, width = shape[1:3]
         if height % self.patch or width % self.patch:
             raise ValueError(
                 f"an image of {height}x{width} pixels does not divide into patches of {self.patch}; "
                 f"use sides that are multiples of {self.patch}"
             )
-        if not 0 <= self.patch_dropout < 1:
-            raise ValueError(f"patch_dropout={self.patch_dropout} is a share; use a value in [0, 1)")

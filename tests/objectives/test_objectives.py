@@ -39,6 +39,21 @@ def test_learned_scalars_are_strong_float32(objective):
         assert leaf.dtype == jnp.float32 and not leaf.weak_type
 
 
+@pytest.mark.parametrize(
+    "objective, message",
+    [
+        (InfoNCE(initial_scale=500.0), "initial_scale=500.0 must be positive and at most ceiling=100.0"),
+        (Sigmoid(initial_scale=0.0), "initial_scale=0.0 must be positive and at most ceiling=1000.0"),
+        (InfoNCE(initial_scale=float("nan")), "initial_scale=nan must be positive"),
+        (InfoNCE(ceiling=0.0), "at most ceiling=0.0"),
+        (Sigmoid(initial_scale=float("inf"), ceiling=float("inf")), "initial_scale=inf"),
+    ],
+)
+def test_a_scale_that_cannot_start_is_refused(objective, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(objective.init, jax.random.key(0), pairs(), {})
+
+
 @pytest.mark.parametrize("wanted", [1.0, -1.0])
 def test_scale_above_its_ceiling_is_held_and_can_come_back(wanted):
     """Above the ceiling the scale reads as the ceiling; gradients that lead down pass, others do not."""

@@ -66,6 +66,9 @@ def content(workdir):
         (["tokenizer.pad_id=4"], "the text tower has pad=0, but tokenizer.pad_id=4; give both the same id"),
         (["tokenizer.eos_id=5"], "the text tower has eos=1, but tokenizer.eos_id=5; give both the same id"),
         (["tokenizer.eos=never"], "the text tower pools at the EOS, but tokenizer.eos='never' writes none"),
+        (["towers.image.encoder.heads=0"], "heads=0 must be 1 or more"),
+        (["objective.initial_scale=500"], "initial_scale=500.0 must be positive and at most ceiling=100.0"),
+        (["optim.frozen=."], "optim.frozen='.' freezes everything; leave something to train"),
         (["optim.decayed=nothing"], "optim.decayed='nothing' matches none of the parameters"),
         (
             ["--coordinator=localhost:1"],
