@@ -87,8 +87,8 @@ def test_a_part_takes_one_file_and_one_line_in_a_config(tmp_path, mine, file, li
     assert re.findall(r'"(mine\.\w+)\.\w+"', config.to_json(cfg)) == [f"mine.{file}"]
     cfg.run(tmp_path / "run")
     found = metrics.read(tmp_path / "run" / "metrics.jsonl")
-    assert found[-1]["step"] == 2 and all(np.isfinite(line["train/loss"]) for line in found[:2])
-    assert shown in {name for line in found for name in line}
+    assert found[-1]["step"] == 2 and all(np.isfinite(each["train/loss"]) for each in found[:2])
+    assert shown in {name for each in found for name in each}
 
 
 def test_the_documents_build_into_a_site_without_a_warning(tmp_path):
