@@ -82,9 +82,8 @@ from configs import debug
 from mine import {file}
 
 def get_config():
-    cfg = debug.get_config()
-    cfg = dataclasses.replace(cfg, {line})
-    return dataclasses.replace(cfg, steps=2, optim=dataclasses.replace(cfg.optim, warmup_steps=1))
+    cfg = dataclasses.replace(debug.get_config(), evals={{}})
+    return dataclasses.replace(cfg, {line})
 """
 
 
@@ -101,13 +100,14 @@ def get_config():
 def test_a_part_takes_one_file_and_one_line_in_a_config(tmp_path, mine, file, line, shown):
     (mine / f"{file}.py").write_text(files_of_adding()[f"{file}.py"])
     (tmp_path / "forked.py").write_text(ONE_PART.format(file=file, line=line))
-    cfg = config.load(str(tmp_path / "forked.py"))
+    small = ["steps=2", "optim.warmup_steps=1", "data.train.size=64", "towers.text.encoder.depth=1"]
+    cfg = config.load(str(tmp_path / "forked.py"), small)
     # The part is in what is run, and nothing else of this package.
     assert re.findall(r'"(mine\.\w+)\.\w+"', config.to_json(cfg)) == [f"mine.{file}"]
     cfg.run(tmp_path / "run")
     found = metrics.read(tmp_path / "run" / "metrics.jsonl")
-    assert found[-1]["step"] == 2 and all(np.isfinite(line["train/loss"]) for line in found[:2])
-    assert shown in {name for line in found for name in line}
+    assert found[-1]["step"] == 2 and all(np.isfinite(each["train/loss"]) for each in found[:2])
+    assert shown in {name for each in found for name in each}
 
 
 def test_the_documents_build_into_a_site_without_a_warning(tmp_path):
