@@ -6,7 +6,7 @@ CODE = """
 import sys
 
 tests, blocked, workdir = sys.argv[1:]
-sys.path[:] = [blocked, *sys.path, tests + "/data"]
+sys.path[:] = [blocked, *sys.path, tests + "/data/sources"]
 
 class NoTorch:  # tensorboardX takes it along where it is there
     def find_spec(self, name, path=None, target=None):
