@@ -8,7 +8,7 @@ from mmjax.towers.text import TextTransformer
 from mmjax.towers.vit import ViT
 
 
-def get_config(steps: int = 8_000, seed: int = 0):
+def get_config(steps: int = 2_400, seed: int = 0):
     cfg = emoji.get_config(steps=steps, seed=seed)
     towers = {
         "image": ViT(
