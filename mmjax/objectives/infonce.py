@@ -1,29 +1,63 @@
-"""InfoNCE, the objective of CLIP (Radford et al. 2021, arXiv:2103.00020)."""
+"""InfoNCE, the objective of CLIP (Radford et al. 2021, arXiv:2103.00020), and its relatives."""
+
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.kernels import contrastive
 from mmjax.objectives import Loss
+from mmjax.objectives.pairs import Views, ids_of, over_pairs
 from mmjax.objectives.scale import learned_scale
 
 
 class InfoNCE(nn.Module):
-    """Symmetric cross-entropy of picking the right partner among the global batch."""
+    """Symmetric cross-entropy of picking the right partner among the global batch.
+
+    The options are those of `contrastive.infonce`.
+    """
 
     initial_scale: float = 1 / 0.07
     ceiling: float = 100.0  # of the learned scale
     implementation: contrastive.Implementation = "auto"
+    views: Views = Views()
+    own_scales: bool = False  # one for each pair of modalities, or one for all
+    duplicates: contrastive.Duplicates = "negatives"  # examples of equal `id`
+    decoupled: bool = False
+    smoothing: float = 0.0
+    direction: Literal["both", "x_to_y"] = "both"  # x is the first modality of a pair
 
     def setup(self):
         self.scale = learned_scale(self, self.initial_scale, self.ceiling)
+        self.others = {
+            pair.name: learned_scale(self, self.initial_scale, self.ceiling, f"log_scale_{pair.name}")
+            for pair in self.views.pairs[1:]
+            if self.own_scales
+        }
 
     def __call__(self, z, batch) -> Loss:
-        value = contrastive.infonce(z["image"], z["text"], self.scale, implementation=self.implementation)
-        positive = jnp.mean(jnp.sum(z["image"] * z["text"], axis=1))
-        return Loss(value, {"scale": self.scale, "positive": positive})
+        # Parameters are made from shapes alone, without a batch.
+        duplicates = "negatives" if self.is_initializing() else self.duplicates
+        ids_B = ids_of(batch, duplicates)
+
+        def loss(pair, x_BE, y_BE, present_B):
+            return contrastive.infonce(
+                x_BE,
+                y_BE,
+                self.others.get(pair.name, self.scale),
+                ids_BK=ids_B,
+                duplicates=duplicates,
+                present_B=present_B,
+                decoupled=self.decoupled,
+                smoothing=self.smoothing,
+                direction=self.direction,
+                implementation=self.implementation,
+            )
+
+        value, metrics = over_pairs(self.views, z, batch, loss)
+        return Loss(value, {"scale": self.scale, **metrics})
 
     def probs(self, image_NE, text_ME):
         """Softmax over the texts: which one of these belongs to the image."""
-        return jax.nn.softmax(self.scale * image_NE @ text_ME.T, axis=-1)
+        scale = self.others.get("image_text", self.scale)
+        return jax.nn.softmax(scale * image_NE @ text_ME.T, axis=-1)

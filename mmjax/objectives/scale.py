@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def learned_scale(module: nn.Module, initial: float, ceiling: float):
-    """1 / temperature as a parameter `log_scale` of `module`: a positive float32 scalar, at most `ceiling`.
+def learned_scale(module: nn.Module, initial: float, ceiling: float, name: str = "log_scale"):
+    """1 / temperature as a parameter `name` of `module`: a positive float32 scalar, at most `ceiling`.
 
     Radford et al. 2021, arXiv:2103.00020, section 2.5: learned as its logarithm, and clipped at 100 because
     higher scales made training unstable.
@@ -19,7 +19,7 @@ def learned_scale(module: nn.Module, initial: float, ceiling: float):
     if not 0 < initial <= ceiling or initial == math.inf:
         raise ValueError(f"initial_scale={initial} must be positive and at most ceiling={ceiling}")
     # An explicit float32: a weakly typed scalar would make the second step compile again.
-    log_scale = module.param("log_scale", lambda key: jnp.asarray(math.log(initial), jnp.float32))
+    log_scale = module.param(name, lambda key: jnp.asarray(math.log(initial), jnp.float32))
     return jnp.exp(_clamp(log_scale, math.log(ceiling)))
 
 

@@ -6,30 +6,49 @@ from flax import linen as nn
 
 from mmjax.kernels import contrastive
 from mmjax.objectives import Loss
+from mmjax.objectives.pairs import Views, ids_of, over_pairs
 from mmjax.objectives.scale import learned_scale
 
 
 class Sigmoid(nn.Module):
     """Every pair of the global batch is asked apart whether it belongs together.
 
-    The bias starts low, since of B x B pairs only B belong together (section 3.2 of the paper).
+    The bias starts low, since of B x B pairs only B belong together (section 3.2 of the paper). The options
+    are those of `contrastive.sigmoid`.
     """
 
     initial_scale: float = 10.0
     initial_bias: float = -10.0
     ceiling: float = 1000.0  # of the learned scale; the paper has none
     implementation: contrastive.Implementation = "auto"
+    views: Views = Views()
+    duplicates: contrastive.Duplicates = "negatives"  # examples of equal `id`
+    smoothing: float = 0.0
 
     def setup(self):
         self.scale = learned_scale(self, self.initial_scale, self.ceiling)
         self.bias = self.param("bias", lambda key: jnp.asarray(self.initial_bias, jnp.float32))
 
     def __call__(self, z, batch) -> Loss:
-        value = contrastive.sigmoid(
-            z["image"], z["text"], self.scale, self.bias, implementation=self.implementation
-        )
-        positive = jnp.mean(jnp.sum(z["image"] * z["text"], axis=1))
-        return Loss(value, {"scale": self.scale, "bias": self.bias, "positive": positive})
+        # Parameters are made from shapes alone, without a batch.
+        duplicates = "negatives" if self.is_initializing() else self.duplicates
+        ids_B = ids_of(batch, duplicates)
+
+        def loss(pair, x_BE, y_BE, present_B):
+            return contrastive.sigmoid(
+                x_BE,
+                y_BE,
+                self.scale,
+                self.bias,
+                ids_BK=ids_B,
+                duplicates=duplicates,
+                present_B=present_B,
+                smoothing=self.smoothing,
+                implementation=self.implementation,
+            )
+
+        value, metrics = over_pairs(self.views, z, batch, loss)
+        return Loss(value, {"scale": self.scale, "bias": self.bias, **metrics})
 
     def probs(self, image_NE, text_ME):
         """Of each pair apart: does this text belong to this image."""

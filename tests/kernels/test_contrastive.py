@@ -4,16 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contrasting import assert_close, on_eight_devices, unit_rows
 from jax.test_util import check_grads
 
 from mmjax.kernels import contrastive
-from mmjax.kernels.contrastive import streaming, tiles, transport
-from mmjax.sharding import MeshShape, make_mesh, put_batch
-
-
-def unit_rows(seed, rows, width, dtype=np.float32):
-    x = np.random.default_rng(seed).standard_normal((rows, width))
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(dtype)
+from mmjax.kernels.contrastive import streaming
+from mmjax.sharding import MeshShape, make_mesh
 
 
 def infonce_by_loops(x, y, scale):
@@ -68,30 +64,6 @@ def test_losses_stay_finite_and_vanish_for_perfect_embeddings_at_a_high_scale():
     np.testing.assert_allclose(contrastive.sigmoid(x, x, 1e4, -5e3), 0.0, atol=1e-6)
 
 
-def on_eight_devices(loss, *args, shape=(8, 1, 1)):
-    """The loss and its gradients by every argument, the first two split over a mesh of that shape."""
-    mesh = make_mesh(MeshShape(data=shape[0], fsdp=shape[1], tensor=shape[2]))
-    value_and_grad = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(args)))))
-    with jax.set_mesh(mesh):
-        return value_and_grad(*put_batch(mesh, args[:2]), *args[2:])
-
-
-def assert_close(found, expected, rtol):
-    """Relative to the norm of each array: single entries of a gradient may be sums that all but cancel."""
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        assert one.shape == other.shape
-        assert np.linalg.norm(one - other) <= rtol * np.linalg.norm(other)
-
-
-@pytest.fixture
-def many_small_tiles(monkeypatch):
-    """Of 8 x 8 logits at most, and gathered in parts of 3 rows a device: a few dozen pairs need many."""
-    monkeypatch.setattr(tiles, "_LEAST", 64)
-    monkeypatch.setattr(tiles, "_MOST", 64)
-    monkeypatch.setattr(transport, "GATHERED", 24)
-
-
 LOSSES = {"infonce": (contrastive.infonce, (14.0,)), "sigmoid": (contrastive.sigmoid, (10.0, -3.0))}
 
 
@@ -138,4 +110,4 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_dense_or_refused():
 )
 def test_auto_is_dense_for_small_batches_and_a_ring_where_devices_hold_many_rows(pairs, shape, expected):
     mesh = make_mesh(MeshShape(data=shape[0], fsdp=shape[1], tensor=shape[2]))
-    assert streaming.choose("auto", pairs, mesh) == expected
+    assert streaming.choose("auto", pairs, pairs, mesh) == expected

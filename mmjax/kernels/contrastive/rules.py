@@ -13,8 +13,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+# What an example that shows the same thing as another is to it.
+Duplicates = Literal["negatives", "masked", "positives"]
+
 # In place of a logit that does not count. Finite: the difference of two infinities is not a number.
-_NEVER = -1e30
+NEVER = -1e30
+
+
+class Teacher(NamedTuple):
+    """What a teacher makes of the same rows or columns; constant to differentiation."""
+
+    z: Array  # [I, any width] its embeddings
+    scale: Array  # [I]; of columns unused
+    peak: Array  # [I]; with `log_sum`, its finished softmax statistics
+    log_sum: Array
 
 
 class Side(NamedTuple):
@@ -29,6 +41,7 @@ class Side(NamedTuple):
     index: Array | None = None  # [I] int32: row i and column i are a pair
     ids: Array | None = None  # [I, K] int32: any one in common makes a row and a column duplicates
     present: Array | None = None  # [I] bool: whether this entry is there at all
+    teacher: Teacher | None = None
 
 
 class Rule(Protocol):
@@ -98,11 +111,11 @@ class Softmax:
     def empty(self, like):
         zero = jnp.zeros_like(like)
         more = (zero, zero) if self.alike else (None, None)
-        return SoftmaxStatistics(jnp.full_like(like, _NEVER), zero, *more)
+        return SoftmaxStatistics(jnp.full_like(like, NEVER), zero, *more)
 
     def add(self, rows, columns, logits_IJ, row, column):
         counted_IJ, alike_IJ = self._masks(row, column)
-        masked_IJ = logits_IJ if counted_IJ is None else jnp.where(counted_IJ, logits_IJ, _NEVER)
+        masked_IJ = logits_IJ if counted_IJ is None else jnp.where(counted_IJ, logits_IJ, NEVER)
         rows = self._add(rows, masked_IJ, logits_IJ, alike_IJ, axis=1)
         return rows, self._add(columns, masked_IJ, logits_IJ, alike_IJ, axis=0) if self.columns else None
 
@@ -171,7 +184,8 @@ class Sigmoid:
     """Sum of each row's -log sigmoid(z_ij s_ij), where z_ij is 1 of positives and -1 of negatives."""
 
     columns = False
-    alike: Literal["negatives", "ignored", "positives"] = "negatives"  # what duplicates but for itself are
+    duplicates: Duplicates = "negatives"
+    smoothing: float = 0.0  # towards answering one half
 
     def empty(self, like):
         return jnp.zeros_like(like)
@@ -179,6 +193,9 @@ class Sigmoid:
     def add(self, rows, columns, logits_IJ, row, column):
         sign_IJ = self._signs(logits_IJ, row, column)
         losses_IJ = jnp.where(sign_IJ == 0, 0, jax.nn.softplus(-sign_IJ * logits_IJ))
+        if self.smoothing:
+            # Cross-entropy is linear in what is wanted.
+            losses_IJ += self.smoothing / 2 * sign_IJ * logits_IJ
         return rows + jnp.sum(losses_IJ, axis=1), None
 
     def finish(self, found):
@@ -187,15 +204,51 @@ class Sigmoid:
     def slope(self, rows, columns, logits_IJ, row, column):
         _, gradient_I = rows
         sign_IJ = self._signs(logits_IJ, row, column)
-        return -gradient_I[:, None] * sign_IJ * jax.nn.sigmoid(-sign_IJ * logits_IJ)
+        return gradient_I[:, None] * sign_IJ * (self.smoothing / 2 - jax.nn.sigmoid(-sign_IJ * logits_IJ))
 
     def _signs(self, logits_IJ, row, column):
         """1 of positives, -1 of negatives, 0 of what does not count."""
         self_IJ = row.index[:, None] == column.index
-        positive_IJ = duplicates(row, column) if self.alike == "positives" else self_IJ
+        positive_IJ = duplicates(row, column) if self.duplicates == "positives" else self_IJ
         sign_IJ = jnp.where(positive_IJ, 1, -1).astype(logits_IJ.dtype)
-        if self.alike == "ignored":
+        if self.duplicates == "masked":
             sign_IJ = jnp.where(duplicates(row, column) & ~self_IJ, 0, sign_IJ)
         if row.present is not None:
             sign_IJ = jnp.where(row.present[:, None] & column.present, sign_IJ, 0)
         return sign_IJ
+
+
+@dataclasses.dataclass(frozen=True)
+class Distilled:
+    """Sum of the logits of rows and columns, weighted by the softmax of a teacher's logits there."""
+
+    columns = True
+
+    def empty(self, like):
+        return jnp.zeros_like(like)
+
+    def add(self, rows, columns, logits_IJ, row, column):
+        by_row_IJ, by_column_IJ = self._weights(row, column)
+        rows = rows + jnp.sum(by_row_IJ * logits_IJ, axis=1)
+        return rows, columns + jnp.sum(by_column_IJ * logits_IJ, axis=0)
+
+    def merge(self, parts):
+        return jnp.sum(parts, axis=0)
+
+    def finish(self, found):
+        return found
+
+    def slope(self, rows, columns, logits_IJ, row, column):
+        by_row_IJ, by_column_IJ = self._weights(row, column)
+        return rows[1][:, None] * by_row_IJ + columns[1] * by_column_IJ
+
+    @staticmethod
+    def _weights(row, column):
+        of_row, of_column = row.teacher, column.teacher
+        logits_IJ = of_row.scale[:, None] * product(of_row.z, of_column.z.T)
+        by_row_IJ = jnp.exp((logits_IJ - of_row.peak[:, None]) - of_row.log_sum[:, None])
+        by_column_IJ = jnp.exp((logits_IJ - of_column.peak) - of_column.log_sum)
+        if row.present is None:
+            return by_row_IJ, by_column_IJ
+        both_IJ = row.present[:, None] & column.present
+        return jnp.where(both_IJ, by_row_IJ, 0), jnp.where(both_IJ, by_column_IJ, 0)

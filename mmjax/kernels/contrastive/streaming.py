@@ -27,22 +27,26 @@ DENSE = 4096
 RING = 2048
 
 
-def choose(implementation: Implementation, batch: int, mesh) -> Implementation:
-    """What "auto" is for a batch of this size on this mesh, and any other choice checked.
+def choose(implementation: Implementation, rows: int, columns: int, mesh) -> Implementation:
+    """What "auto" is for so many rows and columns on this mesh, and any other choice checked.
 
-    dense: up to `DENSE` pairs, and wherever the batch does not divide over the devices.
-    ring: where each device has at least `RING` of the pairs; also on a single device, where nothing travels.
+    dense: up to `DENSE` squared logits, and wherever the batch does not divide over the devices.
+    ring: where each device has at least `RING` of the rows; also on a single device, where nothing travels.
     gather: else. A ring would take many short hops, each of which costs more to start than to finish.
     """
     if implementation not in get_args(Implementation):
         raise ValueError(f"implementation={implementation!r} is none of {get_args(Implementation)}")
     devices = sharding.batch_devices(mesh)
     if implementation == "auto":
-        if batch <= DENSE or batch % devices:
+        if rows * columns <= DENSE**2 or rows % devices or columns % devices:
             return "dense"
-        return "ring" if devices == 1 or batch // devices >= RING else "gather"
+        return "ring" if devices == 1 or rows // devices >= RING else "gather"
     if implementation != "dense":
-        sharding.check_batch(mesh, batch)
+        sharding.check_batch(mesh, rows)
+        if columns % devices:
+            raise ValueError(
+                f"{columns} columns do not divide over {devices} devices; use a multiple of {devices}"
+            )
     return implementation
 
 
@@ -56,7 +60,7 @@ def statistics(rule: Rule, row: Side, column: Side, *, mesh, implementation: Imp
         mesh: None is that of the surrounding `jax.set_mesh`; where there is none, one device.
     """
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
-    implementation = choose(implementation, len(row.z), mesh)
+    implementation = choose(implementation, len(row.z), len(column.z), mesh)
     if implementation == "dense":
         rows, columns = rule.add(*_nothing(rule, row, column), logits(row, column), row, column)
         return _finish(rule, rows, columns)
