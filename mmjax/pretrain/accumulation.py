@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from mmjax import sharding
 from mmjax.pretrain import row_keys
-from mmjax.pretrain.loss import compare, embed, examples, loss, split, trained
+from mmjax.pretrain.loss import compare, embed, examples, loss, named_keys, trained
 from mmjax.towers.batch_norm import apply_in_training
 
 
@@ -53,7 +53,7 @@ def value_and_grad(cfg, params, batch, key):
     """
     if cfg.accumulate == 1:
         return jax.value_and_grad(lambda params: loss(cfg, params, batch, key), has_aux=True)(params)
-    parts, keys = jnp.arange(cfg.accumulate), split(key)
+    parts, keys = jnp.arange(cfg.accumulate), named_keys(key)
 
     def embed_part(params, part):
         rows = len(batch["text"]) // len(parts)

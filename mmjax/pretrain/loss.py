@@ -15,7 +15,7 @@ from mmjax.towers import batch_norm
 def loss(cfg, params, batch, key):
     """The objective's value on a batch, and (its metrics, embeddings, running statistics), by modality."""
     params = trained(cfg, params)
-    z, statistics = embed(cfg, params, batch, split(key))
+    z, statistics = embed(cfg, params, batch, named_keys(key))
     value, metrics = compare(cfg, params, z, batch)
     return value, (metrics, z, statistics)
 
@@ -31,7 +31,7 @@ def trained(cfg, params):
     return jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
 
 
-def split(key):
+def named_keys(key):
     """The keys of a step: of what is random about colours, and in each tower."""
     return dict(zip(("colour", "image", "text"), jax.random.split(key, 3), strict=True))
 

@@ -5,18 +5,15 @@ import re
 
 import debugrun
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tinyclip
-from flax import linen as nn
+from tinyclip import Linear
 
 from mmjax.data.colour import Background, Invert, Jitter
 from mmjax.optim import Optim
 from mmjax.pretrain import accumulation
 from mmjax.pretrain.step import init_state, make_step
-from mmjax.towers import Encoded
-from mmjax.towers.batch_norm import BatchNorm
 from mmjax.towers.layers import Encoder
 
 NOISE = dict(
@@ -72,29 +69,11 @@ def test_other_draws_give_another_gradient(whole):
     assert tinyclip.distance(other["image"], gradient["image"]) > 0.1
 
 
-class Linear(nn.Module):
-    """One dense layer, in training after dropout, or after batch norm: a tower that compiles fast."""
-
-    dropout: float = 0.5
-    is_normed: bool = False
-    dtype: str = "float32"
-
-    @nn.compact
-    def __call__(self, inputs, *, train=False):
-        x_BD = jnp.reshape(inputs, (len(inputs), -1)).astype(jnp.float32)
-        if self.is_normed:
-            x_BD = BatchNorm(name="norm")(x_BD[:, None, None], train=train)[:, 0, 0]
-        x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
-        return Encoded(nn.Dense(8, name="head")(x_BD), x_BD[:, None])
-
-
-def linear(rows=32, image=None, **fields):
-    return tinyclip.config(rows, towers={"image": image or Linear(), "text": Linear()}, **fields)
-
-
 def test_a_step_by_parts_is_the_step_of_the_whole():
     """Weights, their average, moments and every metric; what is frozen stays."""
-    cfg = linear(optim=Optim(lr=0.1, ema=0.5, frozen="^text/"), log_every=1)
+    cfg = tinyclip.linear(
+        32, image=Linear(dropout=0.5), optim=Optim(lr=0.1, ema=0.5, frozen="^text/"), log_every=1
+    )
     state, batch = jax.jit(lambda: init_state(cfg, 8))(), tinyclip.batch(32)
     steps = [jax.jit(make_step(dataclasses.replace(cfg, accumulate=parts))) for parts in (1, 4)]
     (new, metrics), (by_parts, metrics_by_parts) = (jax.device_get(step(state, batch)) for step in steps)
@@ -110,7 +89,7 @@ def test_a_step_by_parts_is_the_step_of_the_whole():
 
 def test_rows_stay_on_their_devices():
     """No collective of the compiled gradient moves inputs, and none moves more than weights have numbers."""
-    cfg = linear(64, accumulate=4)
+    cfg = tinyclip.linear(64, image=Linear(dropout=0.5), accumulate=4)
     params, batch = tinyclip.params(cfg), tinyclip.batch(64)
     program = tinyclip.compiled(cfg, params, batch, tinyclip.mesh_of((8, 1, 1))).as_text()
     names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
@@ -147,7 +126,7 @@ def test_micro_batches_that_do_not_divide_the_batch_are_refused(parts):
 
 
 def test_micro_batches_that_do_not_divide_over_the_devices_are_refused():
-    cfg = linear(32, accumulate=8)
+    cfg = tinyclip.linear(32, accumulate=8)
     accumulation.check(cfg, tinyclip.mesh_of((1, 4, 2)), tinyclip.params(cfg))
     message = (
         "micro-batches of 4, which do not divide over 8 devices; use a data.batch_size .* multiple of 64"
@@ -157,6 +136,6 @@ def test_micro_batches_that_do_not_divide_over_the_devices_are_refused():
 
 
 def test_statistics_of_the_batch_are_refused():
-    cfg = linear(32, image=Linear(is_normed=True), accumulate=2)
+    cfg = tinyclip.linear(32, image=Linear(is_normed=True), accumulate=2)
     with pytest.raises(ValueError, match="accumulate=2, but the image tower normalises by statistics of the"):
         accumulation.check(cfg, tinyclip.mesh_of((8, 1, 1)), tinyclip.params(cfg))
