@@ -14,7 +14,7 @@ from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.composition import Composition
 from mmjax.evals.retrieval import Retrieval
 from mmjax.objectives.infonce import InfoNCE
-from mmjax.optim import Optim
+from mmjax.optim import Muon, Optim
 from mmjax.pretrain import Pretrain
 from mmjax.towers.conv import ConvNet
 from mmjax.towers.layers import Encoder
@@ -25,7 +25,7 @@ VOCAB = 600  # 256 of them are bytes
 LENGTH = 24
 
 
-def get_config(steps: int = 3_200, seed: int = 0):
+def get_config(steps: int = 2_000, seed: int = 0):
     test, novel = Scenes(split="test", px=SIZE), Scenes(split="novel", px=SIZE)
     return Pretrain(
         towers={
@@ -35,7 +35,7 @@ def get_config(steps: int = 3_200, seed: int = 0):
                 length=LENGTH,
                 width=128,
                 embed=128,
-                encoder=Encoder(depth=2, heads=4, causal=True),
+                encoder=Encoder(depth=2, heads=4, causal=True, scan=False),
             ),
         },
         objective=InfoNCE(initial_scale=14.0),
@@ -49,7 +49,7 @@ def get_config(steps: int = 3_200, seed: int = 0):
         preprocess=Preprocess(size=SIZE),
         tokenizer=SentencePiece(model="bpe", vocab=VOCAB, length=LENGTH),
         steps=steps,
-        optim=Optim(lr=2e-3, warmup_steps=200, weight_decay=0.1),
+        optim=Optim(rule=Muon(), lr=2e-3, warmup_steps=100, weight_decay=0.1),
         checkpoint=Checkpointing(every_minutes=2.0),
         evals={
             "test": Retrieval(name="scenes_test", source=test),

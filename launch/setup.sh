@@ -13,10 +13,14 @@ setup() { # setup EXTRA...
   command -v npm >/dev/null || extras="${extras:+$extras,}npm"
   if [ ! -x "$venv/bin/python" ]; then
     echo "making a virtual environment in $venv"
-    "${PYTHON:-python3}" -m venv "$venv"
+    with_heartbeat "${PYTHON:-python3}" -m venv "$venv"
   fi
   python="$venv/bin/python"
-  version=$("$python" -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+  version=$(version_of "$python")
+  if [ -n "${PYTHON:-}" ] && [ "$(version_of "$PYTHON")" != "$version" ]; then
+    echo "PYTHON=$PYTHON is not the interpreter of $venv ($version); unset it, or remove that environment" >&2
+    return 78
+  fi
   constraints="constraints-$version.txt"
   stamp="$version $extras $(cat pyproject.toml "$constraints" 2>/dev/null | cksum)"
   if [ "$(cat "$venv/.mmjax" 2>/dev/null)" = "$stamp" ]; then return; fi
@@ -26,6 +30,10 @@ setup() { # setup EXTRA...
   echo "installing mmjax and what it needs with ${pip[*]:0:3}"
   with_heartbeat "${pip[@]}" "${arguments[@]}"
   echo "$stamp" >"$venv/.mmjax"
+}
+
+version_of() { # version_of PYTHON: py311
+  "$1" -c 'import sys; print("py%d%d" % sys.version_info[:2])'
 }
 
 with_heartbeat() { # with_heartbeat COMMAND...: says every 8 s that it goes on

@@ -131,7 +131,7 @@ def check_vocab(params, vocab: int):
 
 
 def check_marks(tower: nn.Module, tokenizer: TokenizerConfig):
-    """Raises ValueError where a text tower looks for other ids of padding and EOS than the rows have."""
+    """Raises ValueError where a text tower looks for other marks, padding and EOS, than the rows have."""
     looked_for = {
         "pad": getattr(tower, "pad", None),
         "eos": tower.eos if getattr(tower, "pool", None) == "eos" else None,
@@ -142,6 +142,11 @@ def check_marks(tower: nn.Module, tokenizer: TokenizerConfig):
             raise ValueError(
                 f"the text tower has {mark}={id_}, but tokenizer.{mark}_id={given}; give both the same id"
             )
+    if looked_for["eos"] is not None and tokenizer.eos == "never":
+        raise ValueError(
+            "the text tower pools at the EOS, but tokenizer.eos='never' writes none; use 'always' or "
+            "'if_room', or another pool"
+        )
 
 
 def unit(z_BE):

@@ -15,6 +15,7 @@ from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals import Evaluator
 from mmjax.evals.retrieval import Retrieval
 from mmjax.evals.zero_shot import ZeroShot
+from mmjax.towers.text import BagOfPieces, TextTransformer
 
 _TFDS = "tfds:"
 _AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what is in it
@@ -92,7 +93,13 @@ def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
     tower has places for their tokens."""
     if not isinstance(config, SentencePiece):
         return config
-    places = tower.length if "length" in type(tower).__dataclass_fields__ else _LENGTH
+    match tower:
+        case TextTransformer():
+            places = tower.length
+        case BagOfPieces():
+            places = _LENGTH
+        case _:  # not known
+            places = config.length
     # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
     return dataclasses.replace(config, model="bpe", length=max(config.length, min(places, _LENGTH)))
 

@@ -11,7 +11,7 @@ import re
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 _AXES = {"batch": ("data", "fsdp"), "embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
 
@@ -69,9 +69,19 @@ def make_mesh(shape: MeshShape, devices=None) -> Mesh:
     )
 
 
-def batch_devices(mesh: Mesh) -> int:
-    """Number of parts that the batch is split into."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+def batch_axes() -> tuple[str, ...]:
+    """Mesh axes that the batch is split over, for collectives inside `jax.shard_map`."""
+    return _AXES["batch"]
+
+
+def batch_spec() -> PartitionSpec:
+    """Of an array whose first axis is the batch."""
+    return PartitionSpec(_AXES["batch"])
+
+
+def batch_devices(mesh: Mesh | AbstractMesh) -> int:
+    """Number of parts that the batch is split into; 1 for the empty mesh of no context."""
+    return math.prod(mesh.shape.get(axis, 1) for axis in _AXES["batch"])
 
 
 def check_batch(mesh: Mesh, batch_size: int):
@@ -91,7 +101,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(_AXES["batch"]))
+    return NamedSharding(mesh, batch_spec())
 
 
 def shardings(mesh: Mesh, tree):

@@ -13,24 +13,28 @@ from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 
 log = logging.getLogger("mmjax")
 
-# Enough captions for a vocabulary of tens of thousands, and seconds to read.
-_CAPTIONS = 20_000
+# Captions that are learned from: enough for a vocabulary of tens of thousands, and seconds to read.
+_LEARNED_FROM = 20_000
+# Captions that are counted at every start, in well under a second.
+_COUNTED = 2_000
 
 
 def of_run(directory: pathlib.Path, config: TokenizerConfig, data: Data, seed: int) -> Tokenizer:
-    """The workdir's tokenizer; at first it is made, and the log says how many captions it cuts.
+    """The workdir's tokenizer, made where it is not there yet; the log says how many captions it cuts.
 
     Raises:
         ValueError: it cannot be made, or its file is damaged.
     """
-    path = directory / tokenizers.FILE
-    if not path.is_file() and jax.process_index() == 0:
+    path, leads = directory / tokenizers.FILE, jax.process_index() == 0
+    if leads and not path.is_file():
         with metrics.phase("making the tokenizer"):
-            texts = pipeline.captions(data, limit=_CAPTIONS, seed=seed)
-            tokenizer = Tokenizer(config.build(lambda: texts), config)
-            share = tokenizer.truncated(texts)
-        log.info("tokenizer: %.1f %% of the captions are cut at %d tokens", 100 * share, config.length)
-        workdir.write(path, tokenizer.model)
+            model = config.build(lambda: pipeline.captions(data, limit=_LEARNED_FROM, seed=seed))
+            workdir.write(path, Tokenizer(model, config).model)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("tokenizer")
-    return tokenizers.load(directory, config)
+    tokenizer = tokenizers.load(directory, config)
+    if leads:
+        texts = pipeline.captions(data, limit=_COUNTED, seed=seed)
+        said = 100 * tokenizer.truncated(texts), len(texts), config.truncate, config.length
+        log.info("tokenizer: %.1f %% of %d training captions lose their %s to length=%d", *said)
+    return tokenizer

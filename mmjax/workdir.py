@@ -15,7 +15,8 @@ import jax
 from mmjax import config
 
 # What may change between two starts of one run: nothing here changes what is learned.
-_FREE = ("evals", "checkpoint", "log_every", "mesh", "data.threads", "data.ahead", "data.most_replaced")
+_FREE = ("evals", "checkpoint", "log_every", "mesh", "accumulate")
+_FREE += ("data.threads", "data.ahead", "data.most_replaced")
 _FREE_PATH = rf"({'|'.join(map(re.escape, _FREE))})\b"
 
 _PACKAGES = ("mmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "sentencepiece")

@@ -96,6 +96,21 @@ def test_saves_are_due_by_minutes_since_the_last_one(tmp_path, monkeypatch):
     saves.close()
 
 
+def test_clocks_of_several_processes_are_compared_now_and_then_and_the_first_decides(tmp_path, monkeypatch):
+    saves, asked = Checkpoints(tmp_path, Checkpointing(every_minutes=1e-9)), []
+
+    def of_the_first(mine):
+        asked.append(mine)
+        return len(asked) == 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.jax, "process_count", lambda: 2)
+        patched.setattr(checkpoint.multihost_utils, "broadcast_one_to_all", of_the_first)
+        assert [step for step in range(1, 61) if saves.due(step)] == [40]
+    assert asked == [True] * 3
+    saves.close()
+
+
 def test_half_written_steps_are_neither_listed_nor_restored(tmp_path):
     save_all(tmp_path, EVERY, [1, 2])
     for name in ("3.orbax-checkpoint-tmp", "3.orbax-checkpoint-tmp-12"):

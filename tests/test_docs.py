@@ -1,6 +1,7 @@
 """What the documents show works."""
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 
 import mmjax
@@ -23,29 +25,89 @@ def forget(package):
         del sys.modules[name]
 
 
-def test_the_files_of_adding_md_make_a_run(tmp_path, monkeypatch):
-    text = (ROOT / "docs" / "adding.md").read_text()
-    blocks = re.findall(r"```python\n# (mine/\w+\.py)\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 5
-    for name, code in blocks:
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(code)
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The folder of the package `mine`, still empty, on the path."""
+    (tmp_path / "mine").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     # A config file of this name that another test loaded is a module, too.
     forget("mine")
     importlib.invalidate_caches()
-    try:
-        cfg = config.load(str(tmp_path / "mine" / "config.py"), ["mesh.data=8"])
-        cfg.run(tmp_path / "run")
-        last = metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]
-        model = mmjax.load(tmp_path / "run", packages=("mine",))
-    finally:
-        forget("mine")
+    yield tmp_path / "mine"
+    forget("mine")
+
+
+def shell():
+    """(page, what it needs, line) of every command of the documents."""
+    for page in PAGES:
+        found = re.findall(
+            r"(?:<!-- (needs [^>]*) -->\n)?```bash\n(.*?)```", page.read_text(), flags=re.DOTALL
+        )
+        yield from ((page.name, needs, line) for needs, block in found for line in block.splitlines())
+
+
+def run(command, cwd):
+    """Runs a command of the documents with this interpreter and this package."""
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    command = command.replace("PYTHONPATH=.", f"PYTHONPATH=.:{ROOT}")
+    done = subprocess.run(command, shell=True, cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def files_of_adding():
+    """The files that the document shows, by name."""
+    text = (ROOT / "docs" / "adding.md").read_text()
+    return dict(re.findall(r"```python\n# mine/(\w+\.py)\n(.*?)```", text, flags=re.DOTALL))
+
+
+def test_the_files_of_adding_md_make_a_run(tmp_path, mine):
+    files = files_of_adding()
+    assert len(files) == 5
+    for name, code in files.items():
+        (mine / name).write_text(code)
+    (command,) = (line for page, needs, line in shell() if needs == "needs the files above")
+    run(command, cwd=tmp_path)
+    last = metrics.read(tmp_path / "runs" / "mine" / "metrics.jsonl")[-1]
+    model = mmjax.load(tmp_path / "runs" / "mine", packages=("mine",))
     # Three plain colours and their names: anything but certainty would be a fault of the run.
     assert last["val/cards/zs_acc1"] == 1.0
     assert last["val/cards/gap"] > 0
     assert model.encode_text(["a red card"]).shape == (1, 8)
+
+
+ONE_PART = """
+import dataclasses
+from configs import debug
+from mine import {file}
+
+def get_config():
+    cfg = dataclasses.replace(debug.get_config(), evals={{}})
+    return dataclasses.replace(cfg, {line})
+"""
+
+
+@pytest.mark.parametrize(
+    "file, line, shown",
+    [
+        ("tower", "towers=cfg.towers | {'image': tower.MeanColour(embed=16)}", "train/loss"),
+        ("objective", "objective=objective.Triplet()", "train/positive"),
+        ("source", "data=dataclasses.replace(cfg.data, train=source.Cards(px=debug.SIZE))", "train/loss"),
+        ("evaluator", "evals={'gap': evaluator.Gap(name='scenes', source=cfg.data.train)}", "val/scenes/gap"),
+    ],
+    ids=["tower", "objective", "source", "evaluator"],
+)
+def test_a_part_takes_one_file_and_one_line_in_a_config(tmp_path, mine, file, line, shown):
+    (mine / f"{file}.py").write_text(files_of_adding()[f"{file}.py"])
+    (tmp_path / "forked.py").write_text(ONE_PART.format(file=file, line=line))
+    small = ["steps=2", "optim.warmup_steps=1", "data.train.size=64", "towers.text.encoder.depth=1"]
+    cfg = config.load(str(tmp_path / "forked.py"), small)
+    # The part is in what is run, and nothing else of this package.
+    assert re.findall(r'"(mine\.\w+)\.\w+"', config.to_json(cfg)) == [f"mine.{file}"]
+    cfg.run(tmp_path / "run")
+    found = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert found[-1]["step"] == 2 and all(np.isfinite(each["train/loss"]) for each in found[:2])
+    assert shown in {name for each in found for name in each}
 
 
 def test_the_documents_build_into_a_site_without_a_warning(tmp_path):
@@ -82,21 +144,24 @@ def test_python_of_the_documents_runs(code):
     exec(compile(code, "a document", "exec"), {})
 
 
-def commands():
-    for page in PAGES:
-        for line in re.findall(
-            r"^ *((?:python -m mmjax.main|bash launch/local.sh) .*)$", page.read_text(), flags=re.MULTILINE
-        ):
-            yield pytest.param(line, id=f"{page.name}: {line}")
+def commands(*, run_here):
+    """Commands that say of nothing that they need it, or the other ones that name a config."""
+    for page, needs, line in shell():
+        if not needs if run_here else needs and "--config=configs/" in line:
+            yield pytest.param(line, id=f"{page}: {line}")
 
 
-@pytest.mark.parametrize("command", list(commands()))
-def test_every_command_of_the_documents_names_a_config_and_fields_that_exist(command):
-    arguments = shlex.split(command, comments=True)[2:]
+@pytest.mark.parametrize("command", list(commands(run_here=True)))
+def test_commands_of_the_documents_run(command, tmp_path):
+    run(command.replace("--workdir=", f"--workdir={tmp_path}/"), cwd=ROOT)
+
+
+@pytest.mark.parametrize("command", list(commands(run_here=False)))
+def test_commands_that_need_more_name_a_config_and_fields_that_exist(command):
+    arguments = shlex.split(command)[2:]
     flags = dict(a.removeprefix("--").split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
     overrides = [a for a in arguments if not a.startswith("--") and "=" in a]
-    if flags["config"].startswith("configs/"):
-        assert config.load(flags["config"], overrides)
+    assert config.load(flags["config"], overrides)
 
 
 def test_every_config_of_the_readme_is_there():

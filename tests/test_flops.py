@@ -115,6 +115,7 @@ def test_the_towers_of_the_debug_config_cost_what_their_layers_do():
         ("TPU v5", 459e12),
         ("TPU v5 lite", 197e12),
         ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),

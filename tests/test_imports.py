@@ -41,6 +41,7 @@ OPTIONAL = {
 MAY_IMPORT_LATE = {"mmjax/__init__.py", "mmjax/main.py"}
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("mmjax/**/*.py"))
+TESTS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/*.py"))
 SCRIPTS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ("configs", "launch")
@@ -172,7 +173,7 @@ def test_files_are_named_for_what_they_hold(file):
     assert pathlib.PurePath(file).stem not in ("utils", "util", "common", "misc", "helpers"), file
 
 
-@pytest.mark.parametrize("file", MODULES)
+@pytest.mark.parametrize("file", MODULES + TESTS)
 def test_files_and_functions_stay_small(file):
     lines = len((ROOT / file).read_text().splitlines())
     assert lines <= 300, f"{file} has {lines} lines: split it"

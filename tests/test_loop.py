@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import signal
+import time
 import types
 
 import jax
@@ -217,6 +218,21 @@ def test_speed_is_positive_and_shares_are_shares(tmp_path):
     for line in run.lines():
         assert line["perf/step_s"] > 0 and line["perf/examples_per_s"] > 0 and line["perf/mem_gb"] > 0
         assert 0 <= line["perf/data_frac"] <= 1
+
+
+def test_a_long_step_says_that_it_runs(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(metrics.log, "propagate", True)
+    monkeypatch.setattr(loop, "_SILENT_S", 0.5)
+    run = Run(tmp_path, steps=2, log_every=100)
+
+    def slow_step(state, batch):
+        time.sleep(1.3)
+        return step(state, batch)
+
+    with caplog.at_level(logging.INFO, "mmjax"):
+        run.fit(step=slow_step)
+    shown = [record.getMessage() for record in caplog.records]
+    assert shown[0] == "  still running step 1 of 2" and shown[-1].startswith("step 2/2 ")
 
 
 def test_a_line_for_the_person_comes_every_five_seconds_and_after_the_last_step(

@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from PIL import Image
 
 from mmjax import sharding
-from mmjax.model import Model, encoders, unit
+from mmjax.data.tokenizers.utf8 import Bytes
+from mmjax.model import Model, check_marks, encoders, unit
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.sharding import MeshShape
 from mmjax.towers.conv import ConvNet
-from mmjax.towers.text import BagOfPieces
+from mmjax.towers.layers import Encoder
+from mmjax.towers.text import BagOfPieces, TextTransformer
 
 SIZE = debugrun.config().preprocess.size
 TOWERS = {
@@ -153,6 +156,45 @@ def test_preprocess_and_tokenize_are_what_the_towers_are_fed():
     np.testing.assert_array_equal(images, np.full((2, SIZE, SIZE, 3), 200, np.uint8))
     assert model().preprocess([]).shape == (0, SIZE, SIZE, 3)
     np.testing.assert_array_equal(model().tokenize(texts()[:3]), debugrun.tokenizer()(texts()[:3]))
+
+
+def text_tower(**fields):
+    sizes = dict(vocab=300, length=8, width=8, embed=4)
+    return TextTransformer(**sizes, encoder=Encoder(depth=1, heads=1, causal=True), **fields)
+
+
+@pytest.mark.parametrize(
+    "tower, tokenizer",
+    [
+        (text_tower(), Bytes()),
+        (text_tower(eos=0), Bytes(pad_id=0, eos_id=0)),
+        (text_tower(), Bytes(eos="if_room")),
+        # What a tower does not look for may be anything.
+        (text_tower(pool="last", eos=2), Bytes(eos="never")),
+        (text_tower(pool="last", pad=None), Bytes(pad_id=2)),
+        (BagOfPieces(vocab=300, width=8, embed=4), Bytes(eos_id=2)),
+        (BagOfPieces(vocab=300, width=8, embed=4, pad=2), Bytes(pad_id=2, eos="never")),
+        (nn.Dense(4), Bytes(pad_id=2)),
+    ],
+)
+def test_a_tower_and_a_tokenizer_whose_marks_agree_pass(tower, tokenizer):
+    check_marks(tower, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "tower, tokenizer, message",
+    [
+        (text_tower(), Bytes(pad_id=2), "has pad=0, but tokenizer.pad_id=2; give both the same id"),
+        (text_tower(pool="mean"), Bytes(pad_id=2), "has pad=0, but tokenizer.pad_id=2"),
+        (BagOfPieces(vocab=300, width=8, embed=4), Bytes(pad_id=2), "has pad=0, but tokenizer.pad_id=2"),
+        (text_tower(), Bytes(eos_id=2), "has eos=1, but tokenizer.eos_id=2; give both the same id"),
+        (text_tower(), Bytes(eos="never"), "pools at the EOS, but tokenizer.eos='never' writes none; use "),
+    ],
+)
+def test_a_tower_that_looks_for_other_marks_than_the_rows_have_is_refused(tower, tokenizer, message):
+    with pytest.raises(ValueError, match="^the text tower ") as error:
+        check_marks(tower, tokenizer)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_unit_rows_have_norm_one_and_a_zero_row_has_a_finite_gradient():

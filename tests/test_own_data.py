@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import own_pictures
 import pytest
+from flax import linen as nn
 from PIL import Image
 
 from configs import debug, quickstart, scenes
@@ -89,6 +90,10 @@ def test_a_learned_tokenizer_holds_sentences_as_far_as_the_tower_does(forms):
     ):
         after = before.with_data(forms["pairs"])
         assert after.tokenizer == dataclasses.replace(before.tokenizer, model="bpe", length=length)
+    # Of another tower it is not known how many it takes.
+    before = quickstart.get_config()
+    before = dataclasses.replace(before, towers=before.towers | {"text": nn.Dense(8)})
+    assert before.with_data(forms["pairs"]).tokenizer.length == before.tokenizer.length < 32
     given = dataclasses.replace(debug.get_config(), tokenizer=Bytes(length=16))
     assert given.with_data(forms["pairs"]).tokenizer == Bytes(length=16)
 

@@ -11,10 +11,11 @@ import pytest
 from flax import linen as nn
 
 from configs import debug
-from mmjax import optim, sharding
+from mmjax import flops, optim, sharding
 from mmjax.checkpoint import Checkpointing
 from mmjax.data.colour import Invert
 from mmjax.optim import Optim
+from mmjax.pretrain import model_flops
 from mmjax.pretrain.step import compile_step, init_state, make_step
 from mmjax.sharding import MeshShape
 from mmjax.towers import Encoded
@@ -216,6 +217,15 @@ def test_what_is_frozen_keeps_its_weights_and_counts_in_no_norm():
     parts = [found[f"grad_norm/{name}"] for name in ("text", "objective")]
     np.testing.assert_allclose(found["grad_norm"], np.hypot(*parts), rtol=1e-6)
     assert found["update_norm/text"] > 0
+
+
+def test_a_frozen_tower_costs_its_forward_pass_alone():
+    cfg, rows = debugrun.config(), 16
+    params = jax.eval_shape(lambda: init_state(cfg, 8))["params"]
+    inputs = jax.eval_shape(lambda: batch(rows))
+    locked = dataclasses.replace(cfg, optim=dataclasses.replace(cfg.optim, frozen="^text/"))
+    forward = flops.count(cfg.towers["text"].apply, {"params": params["text"]}, inputs["text"])
+    assert model_flops(cfg, params, inputs) - model_flops(locked, params, inputs) == 2 * forward > 0
 
 
 def test_the_norm_of_the_update_is_how_far_a_tower_moved():

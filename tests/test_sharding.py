@@ -63,6 +63,15 @@ def test_batch_that_does_not_divide_over_the_devices_is_refused():
         sharding.check_batch(mesh, 10)
 
 
+def test_a_process_without_rows_of_its_own_is_refused(monkeypatch):
+    mesh = sharding.make_mesh(MeshShape(data=2, tensor=4))
+    monkeypatch.setattr(sharding.jax, "process_count", lambda: 2)
+    sharding.check_batch(mesh, 8)
+    monkeypatch.setattr(sharding.jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match="fsdp = 2 does not divide over 4 processes.* mesh.tensor smaller"):
+        sharding.check_batch(mesh, 8)
+
+
 def test_path_rules_split_transformer_weights_as_stated():
     mesh = sharding.make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
     layout = by_path(sharding.shardings(mesh, wide_state()["params"]))

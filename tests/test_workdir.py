@@ -37,8 +37,10 @@ def test_what_changes_nothing_that_is_learned_may_change_and_is_written_down(tmp
         debugrun.config(),
         log_every=7,
         mesh=MeshShape(fsdp=2),
+        accumulate=2,
         checkpoint=Checkpointing(keep_last=5),
         evals={},
+        data=dataclasses.replace(debugrun.config().data, threads=5, ahead=3, most_replaced=0.5),
     )
     workdir.claim(tmp_path, changed)
     assert config.from_json((tmp_path / "config.json").read_text()) == changed

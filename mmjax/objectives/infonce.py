@@ -14,12 +14,13 @@ class InfoNCE(nn.Module):
 
     initial_scale: float = 1 / 0.07
     ceiling: float = 100.0  # of the learned scale
+    implementation: contrastive.Implementation = "auto"
 
     def setup(self):
         self.scale = learned_scale(self, self.initial_scale, self.ceiling)
 
     def __call__(self, z, batch) -> Loss:
-        value = contrastive.infonce(z["image"], z["text"], self.scale)
+        value = contrastive.infonce(z["image"], z["text"], self.scale, implementation=self.implementation)
         positive = jnp.mean(jnp.sum(z["image"] * z["text"], axis=1))
         return Loss(value, {"scale": self.scale, "positive": positive})
 

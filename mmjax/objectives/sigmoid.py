@@ -18,13 +18,16 @@ class Sigmoid(nn.Module):
     initial_scale: float = 10.0
     initial_bias: float = -10.0
     ceiling: float = 1000.0  # of the learned scale; the paper has none
+    implementation: contrastive.Implementation = "auto"
 
     def setup(self):
         self.scale = learned_scale(self, self.initial_scale, self.ceiling)
         self.bias = self.param("bias", lambda key: jnp.asarray(self.initial_bias, jnp.float32))
 
     def __call__(self, z, batch) -> Loss:
-        value = contrastive.sigmoid(z["image"], z["text"], self.scale, self.bias)
+        value = contrastive.sigmoid(
+            z["image"], z["text"], self.scale, self.bias, implementation=self.implementation
+        )
         positive = jnp.mean(jnp.sum(z["image"] * z["text"], axis=1))
         return Loss(value, {"scale": self.scale, "bias": self.bias, "positive": positive})
 

@@ -24,7 +24,9 @@ from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
 from mmjax.model import Model, check_marks, check_vocab, encoders
 from mmjax.optim import Optim
-from mmjax.pretrain.step import compile_step, init_state, loss, with_layout
+from mmjax.pretrain import accumulation
+from mmjax.pretrain.loss import loss
+from mmjax.pretrain.step import compile_step, init_state, with_layout
 from mmjax.sharding import MeshShape
 
 log = logging.getLogger("mmjax")
@@ -42,6 +44,7 @@ class Pretrain:
     tokenizer: TokenizerConfig
     steps: int
     optim: Optim = Optim()
+    accumulate: int = 1  # micro-batches that a batch is worked off in: less memory, the same gradient
     mesh: MeshShape = MeshShape()
     checkpoint: Checkpointing = Checkpointing()
     evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)
@@ -53,6 +56,11 @@ class Pretrain:
             raise ValueError(f"towers={sorted(self.towers)}: give one tower each for 'image' and 'text'")
         if self.steps < 1 or self.log_every < 1:
             raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
+        if self.accumulate < 1 or self.data.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate={self.accumulate} does not divide data.batch_size={self.data.batch_size}; use "
+                "one of its divisors"
+            )
         optim.learning_rate(self.optim, self.steps)
         best = self.checkpoint.best_metric
         watched = [f"val/{e.name}/" for e in self.evals.values() if e.every_steps]
@@ -80,6 +88,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
     check_marks(cfg.towers["text"], cfg.tokenizer)
+    accumulation.check(cfg, mesh, shapes["params"])
     workdir.claim(directory, cfg)
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
     log.info("%s", config.show(cfg))
@@ -101,7 +110,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
     state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
     with metrics.phase("compiling the train step"):
         step = compile_step(cfg, mesh, layout, shapes, batch)
-    step_flops = 3 * flops.count(lambda s, b: loss(cfg, s["params"], b, jax.random.key(0))[0], shapes, batch)
+    step_flops = model_flops(cfg, shapes["params"], batch)
     _describe(cfg, shapes["params"], mesh, step_flops)
     writer = metrics.Writer(directory, resumed_at=start)
     with contextlib.closing(writer):
@@ -185,6 +194,23 @@ def _replaced(batches: pipeline.Batches, end: int) -> dict[str, float]:
     """Examples replaced since the last call, up to a global index, in all processes: metrics by reason."""
     found = metrics.summed(batches.replaced.count(end), REASONS)
     return {f"data/replaced/{reason}": float(count) for reason, count in found.items()}
+
+
+def model_flops(cfg: Pretrain, params, batch) -> int:
+    """Operations of a step: forward, and twice as many backward for all but towers that are wholly frozen.
+
+    What `remat` computes again does not count (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+    """
+    forward = flops.count(lambda p, b: loss(cfg, p, b, jax.random.key(0))[0], params, batch)
+    frozen = optim.frozen(cfg.optim, params)
+    rows, size, size, _ = batch["image"].shape
+    inputs = {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32), "text": batch["text"]}
+    still = sum(
+        flops.count(tower.apply, {"params": params[name]}, inputs[name])
+        for name, tower in cfg.towers.items()
+        if all(jax.tree.leaves(frozen[name]))
+    )
+    return 3 * forward - 2 * still
 
 
 def _peak() -> float:

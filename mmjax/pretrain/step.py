@@ -12,8 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from mmjax import health, optim, sharding
-from mmjax.data import colour
 from mmjax.model import check_pair, unit
+from mmjax.pretrain import accumulation
+from mmjax.pretrain.loss import examples
 from mmjax.towers import batch_norm
 
 
@@ -27,13 +28,9 @@ def init_state(cfg, batch_size: int) -> dict[str, Any]:
         batch_size: of the example that shapes are taken from; any that divides over the mesh.
     """
     image_key, text_key, objective_key, run_key = jax.random.split(jax.random.key(cfg.seed), 4)
-    size, length = cfg.preprocess.size, cfg.tokenizer.length
-    image, image_params = cfg.towers["image"].init_with_output(
-        image_key, jnp.zeros((batch_size, size, size, 3))
-    )
-    text, text_params = cfg.towers["text"].init_with_output(
-        text_key, jnp.zeros((batch_size, length), jnp.int32)
-    )
+    inputs = examples(cfg, batch_size)
+    image, image_params = cfg.towers["image"].init_with_output(image_key, inputs["image"])
+    text, text_params = cfg.towers["text"].init_with_output(text_key, inputs["text"])
     check_pair(image, text)
     z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
     objective_params = cfg.objective.init(objective_key, z, {})
@@ -60,8 +57,7 @@ def make_step(cfg) -> Callable:
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        gradient = jax.value_and_grad(lambda params: loss(cfg, params, batch, key), has_aux=True)
-        (value, (found, z, statistics)), grads = gradient(state["params"])
+        (value, (found, z, statistics)), grads = accumulation.value_and_grad(cfg, state["params"], batch, key)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
         new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
@@ -90,24 +86,3 @@ def with_layout(shapes, layout):
     return jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout
     )
-
-
-def loss(cfg, params, batch, key):
-    """The objective's value on a batch, and (its metrics, embeddings, running statistics), by modality."""
-    frozen = optim.frozen(cfg.optim, params)
-    # Without it XLA would compute the gradients of what is not trained, and the norms would count them.
-    params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-    colour_key, *dropout_keys = jax.random.split(key, 3)
-    image_BHWC = colour.augment(cfg.colour, batch["image"], colour_key)
-    inputs = {
-        "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
-        "text": batch["text"],
-    }
-    z, statistics = {}, {}
-    for modality, dropout_key in zip(("image", "text"), dropout_keys, strict=True):
-        encoded, statistics[modality] = batch_norm.apply_in_training(
-            cfg.towers[modality], params[modality], inputs[modality], dropout_key
-        )
-        z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
-    value, metrics = cfg.objective.apply({"params": params["objective"]}, z, batch)
-    return value, (metrics, z, statistics)

@@ -93,3 +93,9 @@ def test_objectives_run_under_strict_promotion(objective):
     with jax.numpy_dtype_promotion("strict"):
         loss, _ = objective.init_with_output(jax.random.key(0), pairs(), {})
     assert loss.value.dtype == jnp.float32 and loss.value.shape == ()
+
+
+@pytest.mark.parametrize("objective", [InfoNCE, Sigmoid])
+def test_objectives_take_the_implementation_that_they_are_given(objective):
+    with pytest.raises(ValueError, match="implementation='none' is none of"):
+        objective(implementation="none").init(jax.random.key(0), pairs(), {})

@@ -2,13 +2,17 @@
 
 import json
 import math
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
-from commands import DEBUG, events, lines, python
+from commands import DEBUG, ROOT, events, here, lines, python
 
-from mmjax import config
+from mmjax import config, workdir
 from mmjax.checkpoint import saved_steps
 
 
@@ -89,6 +93,23 @@ def test_the_report_is_one_page_that_loads_nothing(finished):
     for part in ("Learning rate", "Scale", "Throughput", "Worst mistakes", "data.train.size=1000"):
         assert part in page
     assert page.count("data:image/") >= 5
+
+
+def test_a_mistake_is_one_line_where_jax_looks_for_its_devices_itself(tmp_path):
+    command = [sys.executable, "-m", "mmjax.main", f"--config={DEBUG}", f"--workdir={tmp_path / 'run'}"]
+    env = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    done = subprocess.run(
+        [*command, "tokenizer.vocab=9999"], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 78
+    (message,) = done.stderr.splitlines()
+    assert message.startswith("error: the text tower has ")
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(workdir, "claim", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert here(DEBUG, tmp_path / "run") == 130
+    assert capsys.readouterr().out.splitlines()[-1].startswith("stopped; the same command goes on ")
 
 
 def test_help_names_the_flags_and_imports_no_jax():

@@ -31,8 +31,9 @@ class Folder:
     """One split of a folder. Pictures are RGB: what is transparent is put on white.
 
     Where there are folders `train` and `val` (or `valid`, `validation`, `dev`, `test`) in it these are the
-    splits; else a share of the pictures, by a hash of their paths, is `val`. An `id` stands for a class, for
-    the `id` of a table's row, or for a file's name without its ending.
+    splits; else a share of the pictures is `val`, by a hash of their paths, or of the ids of a table's rows,
+    so that what shows the same thing stays together. An `id` stands for a class, for the `id` of a table's
+    row, or for a file's path without its ending.
     """
 
     path: str

@@ -7,11 +7,12 @@ Kinds: `table`, a CSV or JSONL file that names pictures and texts; `pairs`, `x.t
 import collections
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from mmjax.data import MAX_CAPTION
-from mmjax.data.sources import folder_texts
+from mmjax.data.sources import folder_texts, tfrecords
 from mmjax.data.sources.folder_texts import Columns
 
 Kind = Literal["table", "pairs", "classes"]
@@ -19,6 +20,8 @@ Kind = Literal["table", "pairs", "classes"]
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".jsonl", ".tsv")
 _TEXTS = (".txt", ".json")
+# JSON can write it, and UTF-8 cannot.
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _REMEDY = (
     "put x.txt or x.json beside x.jpg, or a captions.csv or metadata.jsonl that names pictures and captions "
     "into the folder, or the pictures of each class into a folder of its name"
@@ -28,10 +31,10 @@ _REMEDY = (
 class Entry(NamedTuple):
     """One picture and what is said of it."""
 
-    picture: str  # path within the folder, with /
+    picture: str  # path from the folder on, or absolute; with /
     texts: tuple[str, ...]
     kinds: tuple[str, ...]  # of the texts: column, key, or key.language
-    same: str  # equal for pictures that show the same thing
+    same: str  # equal for what shows the same thing: a class, a row's id, or the path without its ending
 
 
 class Listing(NamedTuple):
@@ -51,16 +54,13 @@ def list_folder(root: pathlib.Path, kind: Kind | None, table: str | None, column
         raise ValueError(f"there is no folder {root}; give one with pictures, or tfds:NAME")
     files = sorted(_walk(root))
     pictures = [name for name in files if name.lower().endswith(PICTURES)]
-    if not pictures:
-        texts = sum(name.lower().endswith((*_TEXTS, *TABLES)) for name in files)
-        found = (
-            f"{texts} files of captions but no picture" if texts else f"no picture among {len(files)} files"
-        )
-        raise ValueError(f"{root} holds {found}; pictures end in {', '.join(PICTURES)}")
+    # Pictures that a table names may lie elsewhere.
+    if not pictures and not (kind in (None, "table") and (table or _tables(files))):
+        raise ValueError(tfrecords.refusal(root) or _no_pictures(root, files))
     kind = kind or _recognised(root, files, pictures, table)
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     if kind == "table":
-        table = table or _table(root, files)
+        table = table or _only_table(root, files)
         entries = _of_table(root, table, set(pictures), columns, left_out)
     elif kind == "pairs":
         entries, table = _of_pairs(root, files, pictures, columns, left_out), ""
@@ -80,8 +80,14 @@ def _walk(root: pathlib.Path) -> Iterator[str]:
         yield from ((inside / name).as_posix() for name in files if not name.startswith("."))
 
 
+def _no_pictures(root: pathlib.Path, files: list[str]) -> str:
+    texts = sum(name.lower().endswith((*_TEXTS, *TABLES)) for name in files)
+    found = f"{texts} files of captions but no picture" if texts else f"no picture among {len(files)} files"
+    return f"{root} holds {found}; pictures end in {', '.join(PICTURES)}"
+
+
 def _recognised(root: pathlib.Path, files: list[str], pictures: list[str], table: str | None) -> Kind:
-    if table or any("/" not in name and name.lower().endswith(TABLES) for name in files):
+    if table or _tables(files):
         return "table"
     texts = {_stem(name) for name in files if name.lower().endswith(_TEXTS)}
     if any(_stem(name) in texts for name in pictures):
@@ -95,8 +101,12 @@ def _recognised(root: pathlib.Path, files: list[str], pictures: list[str], table
     )
 
 
-def _table(root: pathlib.Path, files: list[str]) -> str:
-    tables = [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+def _tables(files: list[str]) -> list[str]:
+    return [name for name in files if "/" not in name and name.lower().endswith(TABLES)]
+
+
+def _only_table(root: pathlib.Path, files: list[str]) -> str:
+    tables = _tables(files)
     if len(tables) != 1:
         raise ValueError(
             f"{root} holds {len(tables)} tables ({', '.join(tables[:5])}), wanted one; move the others "
@@ -109,12 +119,7 @@ def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
     """One entry a picture; the texts of its rows come one after the other."""
     rows: dict[str, list[folder_texts.Row]] = {}
     for row in folder_texts.rows(root / table, columns, left_out):
-        name = (
-            os.path.relpath(row.picture, root)
-            if os.path.isabs(row.picture)
-            else os.path.normpath(row.picture)
-        )
-        name = pathlib.PurePath(name).as_posix()
+        name = _within(root, row.picture)
         if name not in pictures and not (root / name).is_file():
             left_out["caption without a picture"].append(row.picture)
         else:
@@ -127,10 +132,17 @@ def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
             name,
             tuple(text for row in of_picture for text in row.texts),
             tuple(kind for row in of_picture for kind in row.kinds),
-            of_picture[0].same or _stem(name),
+            # Two slashes are in no path, so that no id is the name of a file.
+            f"id//{of_picture[0].same}" if of_picture[0].same else _stem(name),
         )
         for name, of_picture in sorted(rows.items())
     ]
+
+
+def _within(root: pathlib.Path, picture: str) -> str:
+    """A path of a table: from the folder on where it leads into it, else as it is."""
+    path, folder = pathlib.Path(os.path.normpath(picture)), pathlib.Path(os.path.abspath(root))
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _of_pairs(root, files, pictures, columns, left_out) -> list[Entry]:
@@ -167,11 +179,13 @@ def _of_classes(pictures: Iterable[str], left_out) -> list[Entry]:
 
 
 def _usable(entry: Entry, left_out) -> Entry | None:
-    """The entry without its empty and endless texts; None where it has no others."""
+    """The entry without its empty, endless and impossible texts; None where it has no others."""
     kept = []
     for text, kind in zip(entry.texts, entry.kinds, strict=True):
         if len(text) > MAX_CAPTION:
             left_out[f"caption of more than {MAX_CAPTION:,} characters"].append(entry.picture)
+        elif _HALF_A_PAIR.search(text):
+            left_out["caption with half a surrogate pair, which is no Unicode"].append(entry.picture)
         elif text.strip():
             kept.append((" ".join(text.split()), kind))
     if not any(text.strip() for text in entry.texts):
@@ -182,4 +196,4 @@ def _usable(entry: Entry, left_out) -> Entry | None:
 
 
 def _stem(name: str) -> str:
-    return name[: -len(pathlib.PurePosixPath(name).suffix)]
+    return str(pathlib.PurePosixPath(name).with_suffix(""))

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def of_file(path: pathlib.Path, columns: Columns, left_out: dict[str, list[str]]
     try:
         content = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".txt":
-            return [("text", line) for line in content.splitlines() if line.strip()]
+            return [("text", line) for line in _lines(content) if line.strip()]
         value = json.loads(content)
     except UnicodeDecodeError:
         left_out["text that is not UTF-8"].append(path.name)
@@ -98,23 +99,31 @@ def _csv_rows(path, content, columns, left_out) -> Iterator[dict[str, str]]:
     limit = csv.field_size_limit(
         max(len(content), 1)
     )  # a field of a megabyte is left out later, with its name
+    # Strict: a quote that is never closed would take all rows up to the next one for its own.
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    begins = 1
     try:
-        reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=separator, restval="")
-        for record in reader:
-            if None in record:
+        keys = next(reader)
+        begins = reader.line_num + 1
+        for fields in reader:
+            if len(fields) > len(keys):
                 left_out["row of more fields than the header (quote what holds the separator)"].append(
-                    f"{path.name}:{reader.line_num}"
+                    f"{path.name}:{begins}"
                 )
-            else:
-                yield record
+            elif fields:
+                yield dict(itertools.zip_longest(keys, fields, fillvalue=""))
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: {error}; mend this line") from error
+        raise ValueError(
+            f"{path}:{begins}: {error}; close the quotes of the row that begins here, and write a quote "
+            'within them twice: ""'
+        ) from error
     finally:
         csv.field_size_limit(limit)
 
 
 def _json_rows(path, content, left_out) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(_lines(content), start=1):
         if not line.strip():
             continue
         try:
@@ -125,6 +134,12 @@ def _json_rows(path, content, left_out) -> Iterator[dict[str, Any]]:
             yield record
         else:
             left_out["line that is no JSON object"].append(f"{path.name}:{number}")
+
+
+def _lines(content: str) -> list[str]:
+    """Lines of a file, whose ends are all \\n once it is read. `splitlines` cuts at U+2028, U+2029 and U+0085
+    as well, which are letters of a caption like any other."""
+    return content.split("\n")
 
 
 def _has_all(header: str, separator: str, columns: Columns) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmjax.data import MAX_CAPTION, BadExample, decode
 from mmjax.data.geometry import WHITE
+from mmjax.data.sources import tfrecords
 from mmjax.data.sources.held_out import held_out
 from mmjax.data.sources.kept import Kept
 from mmjax.data.sources.tfds_fields import Fields, choose, leaves, spaced, strings, value
@@ -103,7 +104,7 @@ class Tfds:
 
     @property
     def _is_folder(self) -> bool:
-        return (pathlib.Path(self.name) / "dataset_info.json").is_file()
+        return (pathlib.Path(self.name) / tfrecords.INFO).is_file()
 
     @functools.cached_property
     def _builder(self):
@@ -113,6 +114,9 @@ class Tfds:
                 return tfds.builder_from_directory(self.name)
             return tfds.builder(self.name, data_dir=self.data_dir)
         except (tfds.core.DatasetNotFoundError, FileNotFoundError, ValueError) as error:
+            refusal = tfrecords.refusal(pathlib.Path(self.name))
+            if refusal:
+                raise ValueError(refusal) from error
             first, *_ = str(error).splitlines()
             raise ValueError(
                 f"the data set tfds:{self.name} cannot be opened: {first} Give its name and data_dir (or "
@@ -132,9 +136,8 @@ class Tfds:
             )
         if "array_record" not in formats:
             raise ValueError(
-                f"{folder} holds {', '.join(sorted(formats))} files, which cannot be read at random; convert "
-                f"them, where TensorFlow is installed: tfds convert_format --dataset_version_dir={folder} "
-                "--out_file_format=array_record"
+                f"{folder} holds {', '.join(sorted(formats))} files, which cannot be read at random; "
+                f"{tfrecords.remedy(pathlib.Path(folder))}"
             )
         decoders: Any = tfds.decode.SkipDecoding()
         for step in reversed(self._fields.image.split("/")):

@@ -5,7 +5,7 @@ looks and makes a `Codec` of the contents of one file. That file and `config.jso
 they travel with the weights. `docs/data.md` shows how to add one.
 
 A row is `bos_id` where there is one, the ids of the text, the EOS by the rule `eos`, then `pad_id` up to
-`length`.
+`length`. A text too long for it loses pieces by the rule `truncate`, and the row no mark.
 
 Letters: N texts, S positions.
 """
@@ -19,6 +19,9 @@ import numpy as np
 Eos = Literal["always", "if_room", "never"]
 """Which rows have the EOS: all, at the cost of a last piece where a text is too long; those with room left
 after the text; none."""
+
+Truncate = Literal["end", "start"]
+"""Where a text that is too long loses its pieces."""
 
 FILE = "tokenizer.model"  # in the workdir, whatever the tokenizer
 
@@ -42,6 +45,7 @@ class TokenizerConfig(Protocol):
     eos_id: int
     bos_id: int | None
     eos: Eos
+    truncate: Truncate
 
     def build(self, captions: Callable[[], list[str]]) -> bytes:
         """The contents of the tokenizer's file, at the first start of a run.
@@ -82,7 +86,7 @@ class Tokenizer:
         config = self.config
         tokens_NS = np.full((len(texts), config.length), config.pad_id, np.int32)
         for row, ids in zip(tokens_NS, self._encode(texts), strict=True):
-            ids = ids[: self._room]
+            ids = ids[: self._room] if config.truncate == "end" else ids[-self._room :]
             if config.bos_id is not None:
                 ids = [config.bos_id, *ids]
             if config.eos != "never" and len(ids) < config.length:
@@ -155,8 +159,9 @@ def check_row(config: TokenizerConfig) -> None:
         raise ValueError(
             f"length={config.length} leaves no room for a piece beside the marks; use {marks + 1} or more"
         )
-    if config.eos not in get_args(Eos):
-        raise ValueError(f"eos={config.eos!r} must be one of {', '.join(get_args(Eos))}")
+    for name, value, rule in (("eos", config.eos, Eos), ("truncate", config.truncate, Truncate)):
+        if value not in get_args(rule):
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(get_args(rule))}")
     for name in ("pad_id", "eos_id", "bos_id"):
         id_ = getattr(config, name)
         if id_ is not None and not 0 <= id_ < config.vocab:

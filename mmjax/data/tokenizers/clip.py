@@ -17,7 +17,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 
-from mmjax.data.tokenizers import Eos, check_row, read
+from mmjax.data.tokenizers import Eos, Truncate, check_row, read
 from mmjax.data.tokenizers.cleaning import clean, repaired
 
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
@@ -34,6 +34,7 @@ class ClipBpe:
     length: int = 77  # positions of a row, both marks included
     pad_id: int = 0
     eos: Eos = "always"
+    truncate: Truncate = "end"
     lower: bool = True
     punctuation: bool = True  # False takes it away; with `lower` that is SigLIP's canonical form
     ftfy: bool = True  # mend texts with the package ftfy, as those were that published weights have seen

@@ -12,7 +12,7 @@ from typing import Literal
 
 import sentencepiece
 
-from mmjax.data.tokenizers import Eos, check_row, read
+from mmjax.data.tokenizers import Eos, Truncate, check_row, read
 from mmjax.data.tokenizers.cleaning import clean
 
 
@@ -28,6 +28,7 @@ class SentencePiece:
     eos_id: int = 1
     unk_id: int = 2  # only ever seen without byte_fallback
     eos: Eos = "always"
+    truncate: Truncate = "end"
     lower: bool = True  # texts are lower-cased in training and in use
     punctuation: bool = True  # False takes it away; with `lower` that is SigLIP's canonical form
     byte_fallback: bool = True  # a letter without a piece is spelt in UTF-8 bytes instead of `unk_id`
@@ -63,6 +64,7 @@ class SentencePieceFile:
     eos_id: int = 1
     bos_id: int | None = None
     eos: Eos = "always"
+    truncate: Truncate = "end"
     lower: bool = True
     punctuation: bool = True  # False takes it away; with `lower` that is SigLIP's canonical form
 

@@ -6,7 +6,7 @@ As ByT5: Xue et al. 2021, arXiv:2105.13626.
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from mmjax.data.tokenizers import Eos, check_row
+from mmjax.data.tokenizers import Eos, Truncate, check_row
 from mmjax.data.tokenizers.cleaning import clean
 
 _MARKS = 3  # ids before those of the bytes: padding, EOS, and one that is never used, as in ByT5
@@ -20,6 +20,7 @@ class Bytes:
     pad_id: int = 0
     eos_id: int = 1
     eos: Eos = "always"
+    truncate: Truncate = "end"
     lower: bool = True
     punctuation: bool = True  # False takes it away; with `lower` that is SigLIP's canonical form
 

@@ -216,6 +216,17 @@ def test_tfrecord_files_are_refused_with_the_way_to_convert_them(tmp_path):
     assert f"tfds convert_format --dataset_version_dir={name} --out_file_format=array_record" in message
 
 
+def test_tfrecord_files_without_a_description_are_refused_the_same_way(tmp_path):
+    file = tmp_path / "mine" / "train.tfrecord"
+    file.parent.mkdir()
+    file.touch()
+    for name in (file.parent, tmp_path):
+        message = refused(name=str(name))
+        assert message.startswith(f"{file.parent} holds tfrecord files, such as train.tfrecord, ")
+        assert "there is no dataset_info.json to tell their fields: write it with" in message
+        assert f"tfds convert_format --dataset_version_dir={file.parent} --out_file_format" in message
+
+
 def test_a_missing_package_is_one_line_with_the_remedy(animals, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
     assert "pip install tensorflow-datasets" in refused(name=animals)

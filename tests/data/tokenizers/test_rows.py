@@ -27,6 +27,7 @@ class Letters:
     eos_id: int = 1
     bos_id: int | None = None
     eos: tokenizers.Eos = "always"
+    truncate: tokenizers.Truncate = "end"
 
     def build(self, captions):
         return b""
@@ -48,6 +49,13 @@ class Letters:
         ({"eos": "if_room"}, [4, 5, 1, 0, 0, 0], [4, 5, 6, 7, 8, 1], [4, 5, 6, 7, 8, 9]),
         ({"eos": "never", "pad_id": 3}, [4, 5, 3, 3, 3, 3], [4, 5, 6, 7, 8, 3], [4, 5, 6, 7, 8, 9]),
         ({"bos_id": 2, "pad_id": 1}, [2, 4, 5, 1, 1, 1], [2, 4, 5, 6, 7, 1], [2, 4, 5, 6, 7, 1]),
+        ({"truncate": "start"}, [4, 5, 1, 0, 0, 0], [4, 5, 6, 7, 8, 1], [6, 7, 8, 9, 10, 1]),
+        (
+            {"truncate": "start", "eos": "if_room", "bos_id": 2},
+            [2, 4, 5, 1, 0, 0],
+            [2, 4, 5, 6, 7, 8],
+            [2, 6, 7, 8, 9, 10],
+        ),
     ],
     ids=str,
 )
@@ -57,8 +65,9 @@ def test_marks_and_padding_follow_the_fields(fields, short, exact, long):
     assert rows.dtype == np.int32
     np.testing.assert_array_equal(rows, [short, exact, long])
     assert tokenizer.decode(rows[:1]) == ["ab"]
-    cut = 1 / 3 if "bos_id" not in fields else 2 / 3
-    assert tokenizer.truncated(["ab", "abcde", "abcdefg"]) == pytest.approx(cut)
+    whole = [4, 5], range(4, 9), range(4, 11)
+    cut = [not {*ids} <= {*row} for ids, row in zip(whole, rows.tolist(), strict=True)]
+    assert tokenizer.truncated(["ab", "abcde", "abcdefg"]) == pytest.approx(np.mean(cut))
 
 
 @pytest.mark.parametrize(
@@ -66,13 +75,14 @@ def test_marks_and_padding_follow_the_fields(fields, short, exact, long):
     [
         lambda: Bytes(length=1),
         lambda: Bytes(eos="sometimes"),
+        lambda: Bytes(truncate="middle"),
         lambda: Bytes(pad_id=3),
         lambda: ClipBpe(length=2),
         lambda: SentencePieceFile(path="x", vocab=10, bos_id=10),
     ],
 )
 def test_impossible_rows_are_refused(make):
-    with pytest.raises(ValueError, match="length=|eos=|pad_id=|bos_id="):
+    with pytest.raises(ValueError, match="length=|eos=|truncate=|pad_id=|bos_id="):
         make()
 
 

