@@ -27,7 +27,7 @@ _RULES = (
 # Adafactor's factored moments end in the path of a parameter, but lack one of its axes.
 _FACTORED = re.compile(r"(^|/)v_(row|col)/")
 
-Split = tuple[tuple[str, ...], ...]  # the mesh axes that each dimension of an array is split over
+_Split = tuple[tuple[str, ...], ...]  # the mesh axes that each dimension of an array is split over
 
 # Splitting a bias or a norm saves nothing and costs a collective a layer.
 _SMALL = 2**12
@@ -157,7 +157,7 @@ def _spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
     return _partition(split)
 
 
-def _by_rule(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Split | None:
+def _by_rule(mesh: Mesh, path: str, shape: tuple[int, ...]) -> _Split | None:
     """What the first rule that names `path` says, but for dimensions that do not divide; None without one."""
     if _FACTORED.search(path):
         return None
@@ -169,7 +169,7 @@ def _by_rule(mesh: Mesh, path: str, shape: tuple[int, ...]) -> Split | None:
     return None
 
 
-def _split_largest(mesh: Mesh, axis: str, split: Split, shape: tuple[int, ...], *, first: int) -> Split:
+def _split_largest(mesh: Mesh, axis: str, split: _Split, shape: tuple[int, ...], *, first: int) -> _Split:
     """`split` with `axis` added to the largest dimension, from `first` on, that then divides; as is without
     one."""
     if mesh.shape[axis] == 1:
@@ -181,5 +181,5 @@ def _split_largest(mesh: Mesh, axis: str, split: Split, shape: tuple[int, ...], 
     return split[:best] + with_axis[best : best + 1] + split[best + 1 :] if divisible[best] else split
 
 
-def _partition(split: Split) -> PartitionSpec:
+def _partition(split: _Split) -> PartitionSpec:
     return PartitionSpec(*[axes if len(axes) > 1 else axes[0] if axes else None for axes in split])
