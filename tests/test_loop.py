@@ -163,7 +163,7 @@ def test_a_signal_saves_and_stops(tmp_path, name):
     assert signal.getsignal(signal.Signals[name]) is before
 
 
-def test_a_second_signal_acts_at_once(tmp_path):
+def test_a_second_signal_acts_at_once(tmp_path, interruptible):
     run = Run(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run.fit(signalled(signal.SIGINT, at=6, times=2))

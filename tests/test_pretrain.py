@@ -132,57 +132,6 @@ def test_steps_on_a_mesh_find_the_loss_and_the_metrics_of_the_formulas():
         assert all(moved) if t else not any(moved)
 
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
-
-
-@functools.cache
-def wide(sigmoid):
-    """A debug run with towers wide enough to be split, and drawn weights: their own take longer to compile
-    than a step."""
-    cfg = debug.get_config(sigmoid=sigmoid)
-    # 4 heads do not divide over 8 devices.
-    towers = {
-        name: tower.clone(width=64, encoder=tower.encoder.clone(heads=4))
-        for name, tower in cfg.towers.items()
-    }
-    cfg = dataclasses.replace(cfg, towers=towers, optim=Optim(lr=1e-3))
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_state(cfg, 8))
-    params = jax.tree.map(lambda s: rng.normal(0, 0.2, s.shape).astype(np.float32), shapes["params"])
-    params["objective"]["log_scale"] = np.float32(np.log(10))
-    return cfg, jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes) | {"params": params}
-
-
-def two_steps(step, state, data):
-    """The metrics of both."""
-    state, first = step(state, data)
-    _, second = step(state, data)
-    return jax.device_get([first, second])
-
-
-@functools.cache
-def alone(sigmoid):
-    cfg, state = wide(sigmoid)
-    return two_steps(jax.jit(make_step(cfg)), jax.device_put(state), batch())
-
-
-@pytest.mark.parametrize("sizes", MESHES, ids=str)
-@pytest.mark.parametrize("sigmoid", [False, True], ids=["infonce", "sigmoid"])
-def test_steps_on_any_mesh_are_those_on_one_device(sigmoid, sizes):
-    cfg, state = wide(sigmoid)
-    mesh = sharding.make_mesh(MeshShape(data=sizes[0], fsdp=sizes[1], tensor=sizes[2]))
-    layout = sharding.shardings(mesh, state)
-    kernel = layout["params"]["image"]["encoder"]["blocks"]["attention"]["query"]["kernel"]
-    assert kernel.is_fully_replicated == (sizes == (8, 1, 1))
-    with jax.set_mesh(mesh):
-        data = sharding.put_batch(mesh, batch())
-        step = compile_step(cfg, mesh, layout, jax.eval_shape(lambda: state), data)
-    found = two_steps(step, jax.device_put(state, layout), data)
-    for given, expected in zip(found, alone(sigmoid), strict=True):
-        for name in ("loss", "grad_norm", "grad_norm/image", "grad_norm/text"):
-            np.testing.assert_allclose(given[name], expected[name], rtol=1e-5, err_msg=name)
-
-
 def test_the_gradient_is_the_slope_of_the_loss_and_further_steps_are_not_traced_again():
     cfg, data, traced = small(optim=Optim(lr=1e-3, clip=None)), batch(), []
 

@@ -106,7 +106,7 @@ def test_a_mistake_is_one_line_where_jax_looks_for_its_devices_itself(tmp_path):
     assert message.startswith("error: the text tower has ")
 
 
-def test_ctrl_c_before_the_first_step_is_one_line(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_before_the_first_step_is_one_line(tmp_path, monkeypatch, capsys, interruptible):
     monkeypatch.setattr(workdir, "claim", lambda *_: signal.raise_signal(signal.SIGINT))
     assert here(DEBUG, tmp_path / "run") == 130
     assert capsys.readouterr().out.splitlines()[-1].startswith("stopped; the same command goes on ")
