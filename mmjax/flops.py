@@ -1,8 +1,9 @@
 """Floating-point operations of a traced function, and what devices can do: for model FLOPs utilisation.
 
 Counted on the jaxpr, so any module counts, scans with their length (XLA's own analysis counts a scan's body
-once). Two operations a multiply-add, matrix products and convolutions only, as is usual
-(Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
+once), and what is done on every device of a mesh as often as it differs from device to device. Two operations
+a multiply-add, matrix products and convolutions only, as is usual (Chowdhery et al. 2022, arXiv:2204.02311,
+appendix B).
 """
 
 import math
@@ -34,7 +35,14 @@ _PEAKS = {
 
 
 def count(function, *args) -> int:
-    """Operations of one call of `function(*args)`; the arguments may be `jax.ShapeDtypeStruct`s."""
+    """Operations of one call of `function(*args)` on all devices together.
+
+    Of branches the costliest counts, and of ways to do the same on different platforms the cheapest: the
+    others pad or repeat. A loop without a fixed number of turns counts as one turn.
+
+    Args:
+        args: arrays or `jax.ShapeDtypeStruct`s, of global shape.
+    """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -72,8 +80,30 @@ def _equation_flops(equation) -> int:
         output_axis = equation.params["dimension_numbers"].rhs_spec[0]
         per_output = math.prod(n for i, n in enumerate(kernel) if i != output_axis)
         return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
-    inner = sum(_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation))
-    return inner * equation.params["length"] if name == "scan" else inner
+    inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+    if name == "cond":
+        return min(inner) if "branches_platforms" in equation.params else max(inner)
+    return _turns(equation) * sum(inner)
+
+
+def _turns(equation) -> int:
+    """How often what is inside of an equation is done."""
+    params = equation.params
+    match equation.primitive.name:
+        case "scan":
+            return params["length"]
+        case "pallas_call":
+            return math.prod(params["grid_mapping"].grid)
+        case "shard_map":
+            return _parts(params["mesh"], (*params["in_specs"], *params["out_specs"]))
+    return 1
+
+
+def _parts(mesh, specs) -> int:
+    """Devices that do something different: along an axis that splits nothing, all do the same."""
+    entries = [entry for spec in specs for entry in spec if entry is not None]
+    axes = {axis for entry in entries for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _inner_jaxprs(equation):

@@ -8,8 +8,12 @@ import debugrun
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
+from jax.sharding import PartitionSpec
 
 from mmjax import flops
+from mmjax.kernels import contrastive
+from mmjax.sharding import MeshShape, batch_spec, make_mesh
 
 
 def shape(*sizes):
@@ -61,6 +65,68 @@ def test_a_scan_costs_its_body_at_every_turn():
 
     rolled, unrolled = functools.partial(power, unroll=1), functools.partial(power, unroll=7)
     assert flops.count(rolled, shape(4, 4)) == 7 * 2 * 4**3 == flops.count(unrolled, shape(4, 4))
+
+
+def test_the_costliest_branch_counts():
+    def either(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
+
+    assert flops.count(either, shape(4, 4)) == 2 * 2 * 4**3
+
+
+def test_of_the_ways_of_platforms_the_cheapest_counts():
+    def padded(x):
+        return (jnp.pad(x, ((0, 4), (0, 4))) @ jnp.pad(x, ((0, 4), (0, 4))))[:4, :4]
+
+    def function(x):
+        return jax.lax.platform_dependent(x, tpu=padded, default=squared)
+
+    assert flops.count(function, shape(4, 4)) == 2 * 4**3
+
+
+def test_a_kernel_costs_its_body_at_every_step_of_its_grid():
+    def kernel(x_ref, y_ref, o_ref):
+        o_ref[...] = x_ref[...] @ y_ref[...]
+
+    def tiled(x, y):
+        rows, whole = pl.BlockSpec((8, 16), lambda i, j: (i, 0)), pl.BlockSpec((16, 4), lambda i, j: (0, j))
+        out = jax.ShapeDtypeStruct((24, 8), jnp.float32)
+        blocks = dict(in_specs=[rows, whole], out_specs=pl.BlockSpec((8, 4), lambda i, j: (i, j)))
+        return pl.pallas_call(kernel, grid=(3, 2), out_shape=out, **blocks)(x, y)
+
+    args = shape(24, 16), shape(16, 8)
+    assert flops.count(tiled, *args) == 2 * 24 * 16 * 8 == flops.count(product, *args)
+
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+
+
+def mesh_of(sizes):
+    data, fsdp, tensor = sizes
+    return make_mesh(MeshShape(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: math.prod(sizes)])
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_what_devices_share_out_is_counted_whole_and_what_all_repeat_once(sizes):
+    mesh, args = mesh_of(sizes), (shape(16, 4), shape(4, 8))
+    specs = dict(in_specs=(batch_spec(), PartitionSpec()), out_specs=batch_spec())
+    shared_out = jax.shard_map(product, mesh=mesh, check_vma=False, **specs)
+    assert flops.count(shared_out, *args) == flops.count(product, *args)
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+@pytest.mark.parametrize(("implementation", "products"), [("dense", 3), ("ring", 4), ("gather", 4)])
+@pytest.mark.parametrize(("loss", "scalars"), [(contrastive.infonce, 1), (contrastive.sigmoid, 2)])
+def test_losses_cost_a_product_forward_and_two_backward_after_the_logits_again_where_they_are_not_kept(
+    loss, scalars, implementation, products, sizes
+):
+    pairs, width = 20_000, 48  # neither a device's rows nor the gathered parts are whole tiles
+    args = shape(pairs, width), shape(pairs, width), *[shape()] * scalars
+    loss = functools.partial(loss, implementation=implementation)
+    gradient = jax.grad(loss, argnums=tuple(range(len(args))))
+    with jax.set_mesh(mesh_of(sizes)):
+        assert flops.count(loss, *args) == 2 * pairs**2 * width
+        assert flops.count(gradient, *args) == products * 2 * pairs**2 * width
 
 
 @jax.custom_vjp

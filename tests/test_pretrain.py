@@ -177,6 +177,18 @@ def test_a_frozen_tower_costs_its_forward_pass_alone():
     assert model_flops(cfg, params, inputs) - model_flops(locked, params, inputs) == 2 * forward > 0
 
 
+@pytest.mark.parametrize("implementation", ["dense", "ring", "gather"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_model_flops_are_those_of_towers_and_loss_however_they_are_computed(implementation, accumulate):
+    rows, objective = 64, dataclasses.replace(debugrun.config().objective, implementation=implementation)
+    cfg = small(objective=objective, accumulate=accumulate)
+    params = jax.eval_shape(lambda: init_state(cfg, 8))["params"]
+    towers = 2 * rows * (3 * debug.SIZE**2 + 16) * LINEAR.embed
+    with jax.set_mesh(sharding.make_mesh(MeshShape())):
+        found = model_flops(cfg, params, jax.eval_shape(lambda: batch(rows)))
+    assert found == 3 * (towers + 2 * rows**2 * LINEAR.embed)
+
+
 def test_the_norm_of_the_update_is_how_far_a_tower_moved():
     cfg = small(optim=Optim(lr=0.1))
     state = init(cfg)
