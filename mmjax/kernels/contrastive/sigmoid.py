@@ -1,10 +1,13 @@
 """The sigmoid loss as a mean of the sums over rows.
 
-Letters: B batch, E embedding, K kinds of ids.
+Letters: B batch, E embedding, K kinds of ids or hard negatives of an example.
 """
 
+import jax
+import jax.numpy as jnp
+
 from mmjax.kernels.contrastive.rules import Duplicates, Sigmoid
-from mmjax.kernels.contrastive.sides import check_duplicates, mean, sides
+from mmjax.kernels.contrastive.sides import Further, against, check_duplicates, hard_logits, mean, sides
 from mmjax.kernels.contrastive.streaming import Implementation, statistics
 
 
@@ -18,6 +21,10 @@ def sigmoid(
     duplicates: Duplicates = "negatives",
     present_B=None,
     smoothing: float = 0.0,
+    more_x: Further | None = None,
+    more_y: Further | None = None,
+    hard_y_BKE=None,
+    hard_present_BK=None,
     mesh=None,
     implementation: Implementation = "auto",
 ):
@@ -28,6 +35,8 @@ def sigmoid(
 
     Args:
         x_BE, y_BE, ids_BK, present_B, mesh, implementation: as of `infonce`.
+        more_x, more_y, hard_y_BKE, hard_present_BK: as of `infonce`; further questions about each pair's y
+            and x, answered as `duplicates` says.
         scale, bias: scalars, or [B], one for each row.
         duplicates: other pairs that show the same thing are asked for a no, "masked" and not asked at all,
             or "positives" and asked for a yes.
@@ -42,5 +51,16 @@ def sigmoid(
     check_duplicates(duplicates, ids_BK)
     row, column = sides(x_BE, y_BE, scale, bias, ids_BK, present_B)
     rule = Sigmoid(duplicates=duplicates, smoothing=smoothing)
-    losses_B, _ = statistics(rule, row, column, mesh=mesh, implementation=implementation)
+    where = dict(mesh=mesh, implementation=implementation)
+    losses_B, _ = statistics(rule, row, column, **where)
+    column = column._replace(scale=row.scale, bias=row.bias)
+    for side, more in ((row, more_y), (column, more_x)):
+        if more is not None:
+            losses_B += statistics(rule, *against(side, more), **where)[0]
+    if hard_y_BKE is not None:
+        logits_BK = hard_logits(row, hard_y_BKE)
+        # Softened as all answers are, see `rules.Sigmoid`.
+        losses_BK = jax.nn.softplus(logits_BK) - smoothing / 2 * logits_BK
+        counted_BK = True if hard_present_BK is None else hard_present_BK
+        losses_B += jnp.sum(jnp.where(counted_BK, losses_BK, 0), axis=1)
     return mean(losses_B, present_B)
