@@ -32,7 +32,8 @@ def check(cfg, mesh, params):
             f"accumulate={cfg.accumulate} makes micro-batches of {rows}, which do not divide over {devices} "
             f"devices; use a data.batch_size that is a multiple of {cfg.accumulate * devices}"
         )
-    for modality in modalities.normalised_by_batch(cfg, params, rows):
+    key = row_keys.of_part(jax.random.key(0), 0, parts=cfg.accumulate, rows=rows)
+    for modality in modalities.normalised_by_batch(cfg, params, rows, key):
         raise ValueError(
             f"accumulate={cfg.accumulate}, but the {modality} tower normalises by statistics of the "
             "batch, which no micro-batch has; use accumulate=1, or a tower without batch norm"

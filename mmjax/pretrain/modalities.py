@@ -3,7 +3,7 @@
 `image` and `text` are prepared by the stream, from pictures and strings; any other modality is an array of
 `data.fields`, and its tower is given just that.
 
-Letters: B batch, H W C image, S positions, K hard texts of an example.
+Letters: B batch, H W C image.
 """
 
 import jax
@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from mmjax.data import colour
 from mmjax.objectives.pairs import present
-from mmjax.pretrain import row_keys
 from mmjax.towers.batch_norm import apply_in_training
 
-_PREPARED = {"image": "preprocess", "text": "tokenizer"}  # and the field of a config that is needed for it
+_PREPARED = ("image", "text")
 
 
 def check(cfg):
@@ -22,8 +21,8 @@ def check(cfg):
     towers, data = set(cfg.towers), cfg.data
     if len(towers) < 2:
         raise ValueError(f"towers={sorted(towers)}: give two or more, such as 'image' and 'text'")
-    for name, field in _PREPARED.items():
-        if name in towers and getattr(cfg, field) is None:
+    for name, field, given in (("image", "preprocess", cfg.preprocess), ("text", "tokenizer", cfg.tokenizer)):
+        if name in towers and given is None:
             raise ValueError(f"towers has {name!r}, for which {field} is needed")
     unknown = towers - set(_PREPARED) - set(data.fields)
     if unknown:
@@ -88,15 +87,15 @@ def examples(cfg, rows: int):
     return batch, found
 
 
-def normalised_by_batch(cfg, params, rows: int) -> list[str]:
+def normalised_by_batch(cfg, params, rows: int, key) -> list[str]:
     """Modalities whose tower normalises by statistics of the batch.
 
     Args:
         cfg: a `Pretrain`.
         params: by modality, or their shapes.
         rows: of a batch that divides over the mesh.
+        key: of the kind that the towers will be given.
     """
-    key = row_keys.of_part(jax.random.key(0), 0, parts=1, rows=rows)
     found = []
     for name, inputs in examples(cfg, rows)[1].items():
         _, statistics = jax.eval_shape(
@@ -112,7 +111,7 @@ def check_statistics(cfg, params, rows: int):
     lacking = set(cfg.data.may_lack) | ({"text"} if cfg.data.hard_texts else set())
     if not lacking:
         return
-    for name in normalised_by_batch(cfg, params, rows):
+    for name in normalised_by_batch(cfg, params, rows, jax.random.key(0)):
         if name in lacking:
             raise ValueError(
                 f"the {name} tower normalises by statistics of the batch, in which what is missing would "
