@@ -34,7 +34,7 @@ class Views:
 
     pairs: tuple[Pair, ...] = (Pair(),)
     # Prefixes that are embeddings, too (Matryoshka: Kusupati et al. 2022, arXiv:2205.13147). The loss is the
-    # mean of theirs and the whole's; each is made unit-norm and takes a pass of its own.
+    # mean of theirs and the whole's; each is made unit-norm.
     widths: tuple[int, ...] = ()
     stopped: tuple[str, ...] = ()  # modalities that this loss teaches nothing, as of a locked tower
 
@@ -54,7 +54,7 @@ class Views:
 def over_pairs(views: Views, z: Mapping, batch: Mapping, past: Mapping[str, Further], loss: Callable) -> Loss:
     """Weighted sum of `loss(pair, x_BE, y_BE, **given)`, and the mean similarity of the first pair.
 
-    `given` are options of the kernels: which pairs are there and what else they are compared with.
+    `given` are options of the kernels: which pairs are there, at which widths, beside what else.
     - Pairs of which an example lacks a side, by `batch["present/<modality>"]` (bool [B]), do not exist for
       it: the loss is that of the others alone.
     - `past`, by modality, are negatives of every other modality that it is compared with (`remembered`).
@@ -67,15 +67,12 @@ def over_pairs(views: Views, z: Mapping, batch: Mapping, past: Mapping[str, Furt
     taught = {name: jax.lax.stop_gradient(x) if _of(name) in views.stopped else x for name, x in z.items()}
     values = {}
     for pair in views.pairs:
-        given = {"present_B": present(batch, pair.first, pair.second)}
+        given = {"present_B": present(batch, pair.first, pair.second), "widths": tuple(sorted(views.widths))}
         if past:
             given |= {"more_x": past[pair.first], "more_y": past[pair.second]}
         if "hard_text" in z and pair.second == "text":
             given |= {"hard_y_BKE": taught["hard_text"], "hard_present_BK": batch["present/hard_text"]}
-        compared = {"x_BE": taught[pair.first], "y_BE": taught[pair.second], **given}
-        each = [loss(pair, **compared)]
-        each += [loss(pair, **_prefixes(width, compared)) for width in views.widths]
-        values[pair] = sum(each) / len(each)
+        values[pair] = loss(pair, taught[pair.first], taught[pair.second], **given)
     first = views.pairs[0]
     metrics = {
         "positive": _similarity(z[first.first], z[first.second], present(batch, first.first, first.second))
@@ -134,22 +131,3 @@ def _similarity(x_BE, y_BE, present_B):
     if present_B is None:
         return jnp.mean(similarity_B)
     return jnp.sum(jnp.where(present_B, similarity_B, 0)) / jnp.maximum(jnp.sum(present_B), 1)
-
-
-def _prefixes(width: int, compared: Mapping) -> dict:
-    """What is compared, with the first `width` numbers of every embedding in place of all of them."""
-
-    def cut(name, value):
-        if isinstance(value, Further):
-            return value._replace(z=_prefix(width, value.z))
-        return _prefix(width, value) if name in ("x_BE", "y_BE", "hard_y_BKE") else value
-
-    return {name: cut(name, value) for name, value in compared.items()}
-
-
-def _prefix(width: int, z):
-    if width >= z.shape[-1]:
-        raise ValueError(f"a prefix of width {width} is no part of an embedding of {z.shape[-1]}")
-    z = z[..., :width]
-    # The root of zero has no gradient.
-    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))

@@ -17,6 +17,7 @@ from mmjax.kernels.contrastive.sides import (
     hard_logits,
     mean,
     positives,
+    prefix,
     sides,
 )
 from mmjax.kernels.contrastive.streaming import Implementation, statistics
@@ -37,6 +38,7 @@ def infonce(
     more_y: Further | None = None,
     hard_y_BKE=None,
     hard_present_BK=None,
+    widths: tuple[int, ...] = (),
     mesh=None,
     implementation: Implementation = "auto",
 ):
@@ -61,6 +63,8 @@ def infonce(
             2020, arXiv:1911.05722), or hard negatives shared by the batch. Duplicates by id are masked, or
             further positives, as in the batch.
         hard_y_BKE: further negatives, row i's own; `hard_present_BK`, bool, says which are there.
+        widths: ascending; prefixes of the embeddings that are to be embeddings, too (Matryoshka, Kusupati et
+            al. 2022, arXiv:2205.13147). The loss is the mean of theirs, made unit-norm, and the whole's.
         mesh: that the batch is sharded over; None is the mesh of the surrounding `jax.set_mesh`.
         implementation: "dense" holds all logits; "ring" and "gather" a tile of them. All are exact.
 
@@ -78,7 +82,8 @@ def infonce(
     if both and jnp.ndim(scale):
         # Of row i the logits are scaled by scale i, of column i, too: these are two matrices.
         options = dict(ids_BK=ids_BK, duplicates=duplicates, present_B=present_B, decoupled=decoupled)
-        options |= dict(smoothing=smoothing, direction="x_to_y", mesh=mesh, implementation=implementation)
+        options |= dict(smoothing=smoothing, direction="x_to_y", widths=widths, mesh=mesh)
+        options |= dict(implementation=implementation)
         hard = dict(hard_y_BKE=hard_y_BKE, hard_present_BK=hard_present_BK)
         there = infonce(x_BE, y_BE, scale, more_y=more_y, **hard, **options)
         return (there + infonce(y_BE, x_BE, scale, more_y=more_x, **options)) / 2
@@ -86,18 +91,20 @@ def infonce(
     ids_BK = None if duplicates == "negatives" else ids_BK
     row, column = sides(x_BE, y_BE, scale, 0.0, ids_BK, present_B)
     rule = Softmax(columns=both, excluded=_excluded(duplicates, decoupled), alike=target.of_alike)
-    where = dict(mesh=mesh, implementation=implementation)
-    rows, columns = statistics(rule, row, column, **where)
-    right_B = row.scale * positives(x_BE, y_BE)
-    further = [] if more_y is None else [_further(rule, target, row, more_y, where)]
-    if hard_y_BKE is not None:
-        further.append(_hard(row, hard_y_BKE, hard_present_BK))
-    losses_B = target.cross_entropy(rows, right_B, row, column, further)
-    if both:
-        row, column = column._replace(scale=row.scale, bias=row.bias), row
-        further = [] if more_x is None else [_further(rule, target, row, more_x, where)]
-        losses_B = (losses_B + target.cross_entropy(columns, right_B, row, column, further)) / 2
-    return mean(losses_B, present_B)
+    where = dict(widths=widths, mesh=mesh, implementation=implementation)
+    found = statistics(rule, row, column, **where)
+    swapped = column._replace(scale=row.scale, bias=row.bias)
+    further = _further(rule, target, row, more_y, where), _further(rule, target, swapped, more_x, where)
+    losses = []
+    for width, (rows, columns), of_rows, of_columns in zip((*widths, None), found, *further, strict=True):
+        x, y = (side._replace(z=prefix(side.z, width)) for side in (row, swapped))
+        right_B = row.scale * positives(x.z, y.z)
+        if hard_y_BKE is not None:
+            of_rows = [*of_rows, _hard(x, prefix(hard_y_BKE, width), hard_present_BK)]
+        losses.append(target.cross_entropy(rows, right_B, x, y, of_rows))
+        if both:
+            losses[-1] = (losses[-1] + target.cross_entropy(columns, right_B, y, x, of_columns)) / 2
+    return mean(sum(losses) / len(losses), present_B)
 
 
 def _excluded(duplicates, decoupled):
@@ -147,12 +154,15 @@ class _Target:
         return total_B / jnp.maximum(count, 1)
 
 
-def _further(rule: Softmax, target: _Target, row: Side, more: Further, where) -> SoftmaxStatistics:
-    """Statistics of the rows over what belongs to no pair of the batch: all of its duplicates are others."""
+def _further(rule: Softmax, target: _Target, row: Side, more: Further | None, where) -> list:
+    """For each width a list of the rows' statistics over what belongs to no pair of the batch: one, or none
+    where there is no such thing. All duplicates of a row are others there."""
+    if more is None:
+        return [[]] * (len(where["widths"]) + 1)
     alike = target.duplicates == "positives" and more.ids is not None
     excluded = "nothing" if rule.excluded == "nothing" or more.ids is None else "alike"
     rule = dataclasses.replace(rule, columns=False, excluded=excluded, alike=alike)
-    return statistics(rule, *against(row, more), **where)[0]
+    return [[rows] for rows, _ in statistics(rule, *against(row, more), **where)]
 
 
 def _hard(row: Side, y_BKE, present_BK) -> SoftmaxStatistics:

@@ -5,6 +5,7 @@ Letters: B batch, E embedding, K kinds of ids or hard negatives of an example, M
 
 from typing import NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -48,6 +49,15 @@ def against(row: Side, more: Further) -> tuple[Side, Side]:
     index_M = jnp.full(count, -1, jnp.int32)  # nobody's partner
     column = Side(more.z, index=index_M, ids=ids_MK, present=more.present)
     return row._replace(ids=None if ids_MK is None else row.ids, present=present_B), column
+
+
+def prefix(z, width: int | None):
+    """The first `width` numbers of each embedding as one of its own, of norm 1; None is the whole."""
+    if width is None:
+        return z
+    z = z[..., :width]
+    # The root of zero has no gradient.
+    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
 
 
 def hard_logits(row: Side, y_BKE) -> Array:
