@@ -1,8 +1,9 @@
 """Checkpoints of the train state in a directory; the only file that imports orbax.
 
 A step directory holds the items `params`, `ema` where the run averages them, `rest` (optimizer state, step,
-random key) and `meta` (JSON). Finetuning, evaluation and loading read `params` or `ema`, and `meta`. The best
-step by a metric is kept in a directory of its own beside these, without `rest`.
+random key, and what the objective remembers) and `meta` (JSON). Finetuning, evaluation and loading read
+`params` or `ema`, and `meta`. The best step by a metric is kept in a directory of its own beside these,
+without `rest`.
 """
 
 import dataclasses

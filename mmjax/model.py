@@ -31,9 +31,9 @@ class Model:
     """
 
     objective: nn.Module
-    preprocessing: Preprocess
-    tokenizer: Tokenizer
-    params: Any  # {"image": ..., "text": ..., "objective": ...}
+    preprocessing: Preprocess | None  # None without pictures
+    tokenizer: Tokenizer | None  # None without texts
+    params: Any  # by modality, and "objective"
     encoders: dict[str, Callable]  # what `encoders` made of the towers
     mesh: Mesh
     config: Any = None  # the config of the run that it comes from
@@ -53,6 +53,16 @@ class Model:
                 f"encode_text takes a list of strings, got the string {texts!r}; write [{texts!r}]"
             )
         return self._encode("text", texts, self.tokenize)
+
+    @property
+    def embed(self) -> dict[str, Callable]:
+        """A function for each modality: `encode_image`, `encode_text`, and for others one that takes arrays
+        [N, ...], rows as the config's `data.fields` describes them. What evaluators are given."""
+        own = {"image": self.encode_image, "text": self.encode_text}
+        return {
+            name: own.get(name, functools.partial(self._encode, name, prepare=np.asarray))
+            for name in self.encoders
+        }
 
     def probs(self, z_image: np.ndarray, z_text: np.ndarray) -> np.ndarray:
         """Float32 [N, M]: softmax over the texts, or each pair apart, whichever the objective was."""
@@ -93,7 +103,9 @@ class Model:
         return -(-wanted // devices) * devices
 
 
-def encoders(towers: dict[str, nn.Module], preprocessing: Preprocess, mesh: Mesh) -> dict[str, Callable]:
+def encoders(
+    towers: dict[str, nn.Module], preprocessing: Preprocess | None, mesh: Mesh
+) -> dict[str, Callable]:
     """Jitted `(params of the tower, batch) -> z_BE` by modality; every process gets all rows."""
 
     def encode(modality, params, batch):
@@ -105,19 +117,18 @@ def encoders(towers: dict[str, nn.Module], preprocessing: Preprocess, mesh: Mesh
     return {modality: jax.jit(functools.partial(encode, modality), out_shardings=out) for modality in towers}
 
 
-def check_pair(image: Encoded, text: Encoded):
-    """Raises ValueError where two towers do not give one embedding an example, both of one width."""
-    for modality, encoded in (("image", image), ("text", text)):
+def check_embeddings(towers: dict[str, Encoded]):
+    """Raises ValueError where towers do not give one embedding an example, all of one width."""
+    for modality, encoded in towers.items():
         if encoded.embedding_BE.ndim != 2:
             raise ValueError(
                 f"the {modality} tower gives {list(encoded.embedding_BE.shape)}, not one embedding an "
                 "example; use a tower that pools"
             )
-    widths = image.embedding_BE.shape[-1], text.embedding_BE.shape[-1]
-    if widths[0] != widths[1]:
-        raise ValueError(
-            f"the towers' embeddings differ: image has embed={widths[0]}, text embed={widths[1]}"
-        )
+    widths = {modality: encoded.embedding_BE.shape[-1] for modality, encoded in towers.items()}
+    if len(set(widths.values())) > 1:
+        said = ", ".join(f"{modality} has embed={width}" for modality, width in widths.items())
+        raise ValueError(f"the towers' embeddings differ: {said}")
 
 
 def check_vocab(params, vocab: int):

@@ -36,8 +36,13 @@ def with_data(cfg, data: str):
         and evaluators for it.
 
     Raises:
-        ValueError: there is no such data, or it is not pictures and texts.
+        ValueError: there is no such data, or it is not pictures and texts, or the config wants more.
     """
+    if set(cfg.towers) != {"image", "text"} or cfg.data.fields or cfg.data.hard_texts:
+        raise ValueError(
+            "--data gives pictures and texts alone, but the config has other modalities, data.fields or "
+            "data.hard_texts; use a config without"
+        )
     size = cfg.preprocess.size
     train, val = _sources(data, side=2 * size)
     classes = bool(train.names)

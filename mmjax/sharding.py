@@ -110,7 +110,8 @@ def shardings(mesh: Mesh, tree):
     Works on parameters and on a whole train state alike: the moments of an optimizer end in the path of
     their parameter. What no pattern names gets its largest dimension that divides on `fsdp`, or on `tensor`
     where `fsdp` splits none. A kernel with heads or an MLP width that do not divide over `tensor` is split
-    over it along its largest dimension that does. Layers are never split over `tensor`.
+    over it along its largest dimension that does. Layers are never split over `tensor`. What an objective
+    remembers of past batches, `memory` of a train state, is split as a batch is.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(mesh, path_name(path), leaf.shape)), tree
@@ -145,6 +146,8 @@ def layer_axes(path: str) -> int:
 
 
 def _spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+    if path.startswith("memory/"):
+        return batch_spec() if shape and shape[0] % batch_devices(mesh) == 0 else PartitionSpec()
     if math.prod(shape) < _SMALL:
         return PartitionSpec()
     split = _by_rule(mesh, path, shape)

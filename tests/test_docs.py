@@ -63,7 +63,7 @@ def files_of_adding():
 
 def test_the_files_of_adding_md_make_a_run(tmp_path, mine):
     files = files_of_adding()
-    assert len(files) == 5
+    assert len(files) == 6
     for name, code in files.items():
         (mine / name).write_text(code)
     (command,) = (line for page, needs, line in shell() if needs == "needs the files above")
@@ -74,6 +74,13 @@ def test_the_files_of_adding_md_make_a_run(tmp_path, mine):
     assert last["val/cards/zs_acc1"] == 1.0
     assert last["val/cards/gap"] > 0
     assert model.encode_text(["a red card"]).shape == (1, 8)
+    (command,) = (line for page, needs, line in shell() if needs == "needs the files above, too")
+    run(command, cwd=tmp_path)
+    last = metrics.read(tmp_path / "runs" / "sounds" / "metrics.jsonl")[-1]
+    model = mmjax.load(tmp_path / "runs" / "sounds", packages=("mine",))
+    # Three tones and three names.
+    assert last["train/sound_text/loss"] < 0.2
+    assert model.embed["sound"](np.zeros((3, 64), np.float32)).shape == (3, 8)
 
 
 ONE_PART = """

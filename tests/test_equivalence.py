@@ -80,7 +80,7 @@ def plain_towers():
     """Embeddings of the plain float32 towers on one device, and the pull-back of gradients through them."""
     cfg, batch, key = config(PLAIN), tinyclip.batch(ROWS), jax.random.key(KEY)
     z, pull = jax.jit(
-        lambda params: jax.vjp(lambda params: embed(cfg, params, batch, named_keys(key))[0], params)
+        lambda params: jax.vjp(lambda params: embed(cfg, params, batch, named_keys(cfg, key))[0], params)
     )(start("infonce"))
     return jax.device_get(z), jax.jit(pull)
 
@@ -146,7 +146,7 @@ def test_the_combinations_are_as_many_as_the_contract_says():
 
 
 def in_one_piece(cfg, params, z, batch):
-    return compare(cfg, params, z, batch).value
+    return compare(cfg, params, z, batch)[0].value
 
 
 def scale_counted_for_every_part(cfg, params, z, batch):
@@ -156,7 +156,7 @@ def scale_counted_for_every_part(cfg, params, z, batch):
 
     def loss(part):
         own = {name: jnp.where(part_B1 == part, x, jax.lax.stop_gradient(x)) for name, x in z.items()}
-        return compare(cfg, params, own, batch).value
+        return compare(cfg, params, own, batch)[0].value
 
     losses = [loss(part) for part in range(4)]
     # The value of one, the gradient of their sum.
@@ -165,7 +165,7 @@ def scale_counted_for_every_part(cfg, params, z, batch):
 
 def mean_over_micro_batches(cfg, params, z, batch):
     parts = [jax.tree.map(lambda x, part=part: x[part::4], (z, batch)) for part in range(4)]
-    return sum(compare(cfg, params, *part).value for part in parts) / 4
+    return sum(compare(cfg, params, *part)[0].value for part in parts) / 4
 
 
 def gather_without_gradient(cfg, params, z, batch):
@@ -204,7 +204,7 @@ EVERYTHING = {"loss", "image", "text", "log_scale"}
 @pytest.mark.parametrize("dtype", contract.TOLERANCE)
 def test_known_mistakes_breach_the_contract(way, objective, wrong, dtype):
     cfg, batch = tinyclip.linear(ROWS, objective=OBJECTIVES[objective]()), tinyclip.batch(ROWS)
-    params, keys = tinyclip.params(cfg), named_keys(jax.random.key(KEY))
+    params, keys = tinyclip.params(cfg), named_keys(cfg, jax.random.key(KEY))
 
     def towers(params):
         return embed(cfg, params, batch, keys)[0]

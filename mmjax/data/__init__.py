@@ -8,10 +8,16 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 Batch = dict[str, Any]
 """One global batch: `image` uint8 [B, H, W, C] with C = 3, or 4 with an alpha channel; `text` int32
-[B, S], padded token ids; `id` int32 [B], equal for examples that show the same thing."""
+[B, S], padded token ids; `id` int32 [B], equal for examples that show the same thing.
+
+Where a config asks for it also: every array of `Data.fields` by its name; `hard_text` int32 [B, K, S] and
+`present/hard_text` bool [B, K]; `present/<name>` bool [B] for what `Data.may_lack` names. What is not present
+is blank."""
 
 
-Reason = Literal["missing", "undecodable", "truncated", "too_large", "no_caption", "long_caption"]
+Reason = Literal[
+    "missing", "undecodable", "truncated", "too_large", "no_caption", "long_caption", "other_field"
+]
 """Why an example cannot be used; metrics count by it."""
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -22,6 +28,7 @@ _SAID: dict[Reason, str] = {
     "too_large": "is a picture of too many pixels",
     "no_caption": "has no caption",
     "long_caption": "has a caption that is too long",
+    "other_field": "is not as data.fields says",
 }
 
 MAX_CAPTION = 10_000  # characters; what is longer is no caption but some other file
@@ -59,7 +66,10 @@ class Source(Protocol):
             text: tuple of strings, the name or main caption first, further captions or keywords after it;
             id: int in [0, 2**31), equal for examples that show the same thing (a concept, a class);
             kinds: where the texts come from several fields or are of several languages, one string for each
-                that says so, such as `caption_de`; `captions.WeightedCaption` chooses by it.
+                that says so, such as `caption_de`; `captions.WeightedCaption` chooses by it;
+            hard_text: where `Data.hard_texts` asks for it, texts that are wrong but nearly right, or ();
+            further arrays under the names in `Data.fields`.
+        What `Data.may_lack` names may be left out or None.
 
         Raises:
             BadExample: it cannot be read, now or ever.

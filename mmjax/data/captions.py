@@ -132,6 +132,6 @@ def check_templates(templates: tuple[str, ...]) -> None:
 
 
 def _texts(example: dict[str, Any]) -> tuple[str, ...]:
-    if not example["text"]:
+    if not example.get("text"):
         raise BadExample("no_caption", f"the example with id {example['id']}")
     return example["text"]

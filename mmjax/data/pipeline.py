@@ -8,14 +8,17 @@ where an example cannot be read.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from mmjax.data import BadExample, Batch, Source, geometry, replacing, texts
+from mmjax.data import BadExample, Batch, Source, geometry, preparing, texts
 from mmjax.data.captions import FirstCaption
+from mmjax.data.fields import Field
 from mmjax.data.replacing import Replaced
 from mmjax.data.tokenizers import Tokenizer
+
+_OWN = ("image", "text", "id", "hard_text")  # arrays of a batch that are no fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,8 +27,11 @@ class Data:
 
     train: Source
     batch_size: int  # examples of one step, over all devices of all processes
-    geometry: tuple[Callable, ...]  # on the host, in order; the last fixes the size
+    geometry: tuple[Callable, ...] = ()  # of pictures, on the host, in order; the last fixes the size
     captions: Callable = FirstCaption()  # which of an example's texts is its caption
+    fields: dict[str, Field] = dataclasses.field(default_factory=dict)  # further arrays of an example
+    may_lack: tuple[str, ...] = ()  # of "image", "text" and the fields, what an example may do without
+    hard_texts: int = 0  # hard negatives of each example, of its `hard_text`; random ones where it has more
     together: int = 1  # consecutive examples of the source in one batch, as hard negatives of each other
     seed: int = 0
     threads: int = 2  # reader threads a process
@@ -39,6 +45,14 @@ class Data:
             raise ValueError(f"threads={self.threads} and ahead={self.ahead} must be at least 1")
         if self.together < 1 or self.batch_size % self.together:
             raise ValueError(f"together={self.together} must divide batch_size={self.batch_size}")
+        if self.hard_texts < 0:
+            raise ValueError(f"hard_texts={self.hard_texts} must be 0 or more")
+        taken = [name for name in self.fields if name in _OWN or name.startswith("present/")]
+        if taken:
+            raise ValueError(f"fields={taken}: the batch has these names already; choose others")
+        unknown = set(self.may_lack) - {"image", "text", *self.fields}
+        if unknown:
+            raise ValueError(f"may_lack={sorted(unknown)} are none of image, text and {[*self.fields]}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,37 +68,6 @@ class _Turns:
     def __getitem__(self, index):
         group, member = divmod(index, self.together)
         return index, self.groups[group] * self.together + member
-
-
-@dataclasses.dataclass(frozen=True)
-class _Prepare:
-    """One example of the source as the arrays that a batch stacks."""
-
-    data: Data
-    tokenizer: Tokenizer
-    replaced: Replaced
-
-    def __call__(self, turn: tuple[int, int], rng: np.random.Generator):
-        index, number = turn
-        arrays, bad = replacing.read(
-            lambda number: self._arrays(number, rng),
-            number,
-            size=len(self.data.train),
-            seed=self.data.seed,
-            index=index,
-        )
-        if bad:
-            self.replaced.note(index, bad)
-        return arrays
-
-    def _arrays(self, number: int, rng: np.random.Generator):
-        example = self.data.train[number]
-        caption = self.data.captions(example, rng)
-        return {
-            "image": geometry.apply(self.data.geometry, example["image"], rng),
-            "text": self.tokenizer([caption])[0],
-            "id": np.int32(example["id"]),
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +123,8 @@ def check_size(data: Data, size: int):
 
 
 def channels(data: Data) -> int:
-    """Channels of the pictures that the stream gives, from the first example that can be read."""
-
-    def read(number):
-        picture_HWC = data.train[number]["image"]
-        return geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape[-1]
-
-    return replacing.read(read, 0, size=len(data.train), seed=data.seed, index=0)[0]
+    """Channels of the pictures that the stream gives, from the first example that has one."""
+    return preparing.first_picture(data).shape[-1]
 
 
 def captions(data: Data, *, limit: int, seed: int) -> list[str]:
@@ -160,13 +138,26 @@ def captions(data: Data, *, limit: int, seed: int) -> list[str]:
 
 
 def batches(
-    data: Data, tokenizer: Tokenizer, *, start: int = 0, process: int = 0, processes: int = 1
+    data: Data,
+    tokenizer: Tokenizer | None,
+    *,
+    modalities: Collection[str] = ("image", "text"),
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
 ) -> Batches:
     """This process's rows of every batch from global index `start` on, without end.
 
+    Args:
+        data: what is read.
+        tokenizer: for "text"; None where that is no modality.
+        modalities: "image" and "text" are prepared where they are among these, `data.fields` always.
+        start, process, processes: where the stream begins, and whose rows.
+
     Raises:
-        ValueError: the source is smaller than one batch; `batch_size` does not divide over the processes;
-            `start` is not the first example of a batch; grain is not installed.
+        ValueError: the source is smaller than one batch, or its first example is not what `data` says;
+            `batch_size` does not divide over the processes; `start` is not the first example of a batch;
+            grain is not installed.
     """
     if len(data.train) < data.batch_size:
         raise ValueError(
@@ -184,7 +175,11 @@ def batches(
     groups = grain.MapDataset.range(len(data.train) // data.together).seed(data.seed).shuffle().repeat(None)
     replaced = Replaced(most=data.most_replaced, epoch=-(-len(data.train) // processes))
     turns = grain.MapDataset.source(_Turns(groups, data.together)).seed(data.seed)
-    examples = turns.random_map(_Prepare(data, tokenizer, replaced))
+    if data.fields or data.hard_texts:
+        preparing.check_first(data)
+    blank_HWC = np.zeros_like(preparing.first_picture(data)) if "image" in modalities else None
+    tokenizer = tokenizer if "text" in modalities else None
+    examples = turns.random_map(preparing.Prepare(data, tokenizer, blank_HWC, replaced))
     rows = _Rows(examples, data.batch_size, process, processes)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
     stacked = grain.MapDataset.source(rows).batch(data.batch_size // processes, drop_remainder=True)

@@ -13,9 +13,10 @@ import numpy as np
 from mmjax.data import Source
 
 Embed = dict[str, Callable[[Sequence[Any]], np.ndarray]]
-"""`image`: sequence of uint8 [H, W, C] arrays -> unit-norm float32 [N, E]; `text`: sequence of strings ->
-unit-norm float32 [N, E]. The sequence only needs `len` and slices, so that a process reads its own part of
-it. Rows come back in order, exact for any N; the work is spread over the mesh."""
+"""`image`: sequence of uint8 [H, W, C] arrays -> unit-norm float32 [N, E]; `text`: sequence of strings -> the
+same; any other modality of a run: sequence of arrays -> the same. The sequence only needs `len` and slices,
+so that a process reads its own part of it. Rows come back in order, exact for any N; the work is spread over
+the mesh."""
 
 
 class Match(NamedTuple):

@@ -3,17 +3,20 @@
 Letters: B batch, E embedding.
 """
 
+import jax
 from flax import linen as nn
 
 from mmjax.kernels import contrastive
 from mmjax.objectives import Loss
 from mmjax.objectives.infonce import InfoNCE
+from mmjax.objectives.pairs import present
 
 
 class DistilledInfoNCE(nn.Module):
     """(1 - share) InfoNCE + share the cross-entropy with a teacher's softmax (`contrastive.distill`).
 
-    The batch holds the teacher's unit-norm embeddings as `teacher/image` and `teacher/text`, of any width.
+    Of the first pair of `infonce.views`, say image and text, the batch holds the teacher's unit-norm
+    embeddings as `teacher/image` and `teacher/text`, of any width.
     """
 
     infonce: InfoNCE = InfoNCE()  # learns the scale, with its own options
@@ -26,19 +29,19 @@ class DistilledInfoNCE(nn.Module):
             raise ValueError(f"share={self.share} must lie in 0..1")
 
     def __call__(self, z, batch) -> Loss:
-        plain, metrics = self.infonce(z, batch)
-        if self.is_initializing():  # from shapes alone, without a batch
-            return Loss(plain, metrics)
-        missing = {"teacher/image", "teacher/text"} - set(batch)
+        pair, stopped = self.infonce.views.pairs[0], self.infonce.views.stopped
+        names = pair.first, pair.second
+        teachers = [f"teacher/{name}" for name in names]
+        missing = set(teachers) - set(batch)
         if missing:
-            raise ValueError(f"the batch lacks {sorted(missing)}, the teacher's embeddings")
+            raise ValueError(f"the batch lacks {sorted(missing)}, the teacher's embeddings: add data.fields")
+        plain, metrics = self.infonce(z, batch)
         taught = contrastive.distill(
-            z["image"],
-            z["text"],
+            *(jax.lax.stop_gradient(z[name]) if name in stopped else z[name] for name in names),
             metrics["scale"],
-            batch["teacher/image"],
-            batch["teacher/text"],
+            *(batch[name] for name in teachers),
             self.teacher_scale,
+            present_B=present(batch, *names, *teachers),
             implementation=self.infonce.implementation,
         )
         metrics = {**metrics, "infonce": plain, "distilled": taught}

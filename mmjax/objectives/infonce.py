@@ -7,7 +7,8 @@ from flax import linen as nn
 
 from mmjax.kernels import contrastive
 from mmjax.objectives import Loss
-from mmjax.objectives.pairs import Views, ids_of, over_pairs
+from mmjax.objectives.pairs import Views, ids_of, over_pairs, remembered
+from mmjax.objectives.queue import Queue
 from mmjax.objectives.scale import learned_scale
 
 
@@ -22,7 +23,9 @@ class InfoNCE(nn.Module):
     implementation: contrastive.Implementation = "auto"
     views: Views = Views()
     own_scales: bool = False  # one for each pair of modalities, or one for all
-    duplicates: contrastive.Duplicates = "negatives"  # examples of equal `id`
+    duplicates: contrastive.Duplicates = "negatives"
+    duplicates_by: str = "id"  # the array of the batch that is equal for them: `id`, or a label of its fields
+    queue: Queue | None = None
     decoupled: bool = False
     smoothing: float = 0.0
     direction: Literal["both", "x_to_y"] = "both"  # x is the first modality of a pair
@@ -36,25 +39,24 @@ class InfoNCE(nn.Module):
         }
 
     def __call__(self, z, batch) -> Loss:
-        # Parameters are made from shapes alone, without a batch.
-        duplicates = "negatives" if self.is_initializing() else self.duplicates
-        ids_B = ids_of(batch, duplicates)
+        ids_B = ids_of(batch, self.duplicates, self.duplicates_by)
+        past = remembered(self.queue, self.views, z, batch, ids_B)
 
-        def loss(pair, x_BE, y_BE, present_B):
+        def loss(pair, x_BE, y_BE, **given):
             return contrastive.infonce(
                 x_BE,
                 y_BE,
                 self.others.get(pair.name, self.scale),
                 ids_BK=ids_B,
-                duplicates=duplicates,
-                present_B=present_B,
+                duplicates=self.duplicates,
                 decoupled=self.decoupled,
                 smoothing=self.smoothing,
                 direction=self.direction,
                 implementation=self.implementation,
+                **given,
             )
 
-        value, metrics = over_pairs(self.views, z, batch, loss)
+        value, metrics = over_pairs(self.views, z, batch, past, loss)
         return Loss(value, {"scale": self.scale, **metrics})
 
     def probs(self, image_NE, text_ME):

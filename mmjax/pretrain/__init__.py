@@ -1,7 +1,4 @@
-"""Contrastive pretraining: the config of a run, and the run itself.
-
-Letters: B batch, H W C image, S positions, E embedding.
-"""
+"""Contrastive pretraining: the config of a run, and the run itself."""
 
 import contextlib
 import dataclasses
@@ -10,7 +7,6 @@ import pathlib
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
@@ -24,7 +20,7 @@ from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
 from mmjax.model import Model, check_marks, check_vocab, encoders
 from mmjax.optim import Optim
-from mmjax.pretrain import accumulation
+from mmjax.pretrain import accumulation, modalities
 from mmjax.pretrain.loss import loss
 from mmjax.pretrain.step import compile_step, init_state, with_layout
 from mmjax.sharding import MeshShape
@@ -36,12 +32,12 @@ log = logging.getLogger("mmjax")
 class Pretrain:
     """Everything that a pretraining run is."""
 
-    towers: dict[str, nn.Module]  # "image" and "text"
+    towers: dict[str, nn.Module]  # "image", "text", and of further modalities by the names of data.fields
     objective: nn.Module
     data: Data
     colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
-    preprocess: Preprocess  # of pictures when evaluating; its mean and std when training, too
-    tokenizer: TokenizerConfig
+    preprocess: Preprocess | None = None  # of pictures when evaluating; its mean and std when training, too
+    tokenizer: TokenizerConfig | None = None
     steps: int
     optim: Optim = Optim()
     accumulate: int = 1  # micro-batches that a batch is worked off in: less memory, the same gradient
@@ -52,8 +48,7 @@ class Pretrain:
     seed: int = 0
 
     def __post_init__(self):
-        if set(self.towers) != {"image", "text"}:
-            raise ValueError(f"towers={sorted(self.towers)}: give one tower each for 'image' and 'text'")
+        modalities.check(self)
         if self.steps < 1 or self.log_every < 1:
             raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
         if self.accumulate < 1 or self.data.batch_size % self.accumulate:
@@ -83,11 +78,14 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     mesh = sharding.make_mesh(cfg.mesh)
     # A config that cannot be run claims no directory.
     sharding.check_batch(mesh, cfg.data.batch_size)
-    pipeline.check_size(cfg.data, cfg.preprocess.size)
+    if "image" in cfg.towers:
+        pipeline.check_size(cfg.data, cfg.preprocess.size)
     with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
-    check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
-    check_marks(cfg.towers["text"], cfg.tokenizer)
+        shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size))
+    if "text" in cfg.towers:
+        check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
+        check_marks(cfg.towers["text"], cfg.tokenizer)
+    modalities.check_statistics(cfg, shapes["params"], sharding.batch_devices(mesh))
     accumulation.check(cfg, mesh, shapes["params"])
     workdir.claim(directory, cfg)
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
@@ -95,7 +93,9 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     with metrics.phase("preparing the data"):
         for prepared in (cfg.data.train, *cfg.evals.values()):
             prepared.prepare()
-    tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
+    tokenizer = None
+    if cfg.tokenizer is not None:
+        tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
     peak = _peak()
     with jax.set_mesh(mesh):
         _train(cfg, directory, mesh, shapes, tokenizer, peak)
@@ -119,7 +119,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
 
         def evaluate(step, state):
             now = dataclasses.replace(model, params=state.get("ema", state["params"]))
-            return evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
+            return evaluation.run(step, now.embed)
 
         loop.fit(
             loop.Loop(
@@ -161,7 +161,7 @@ def _first_state(cfg, mesh, shapes, layout, checkpoints):
     """The state to start from and the number of steps it has seen."""
     latest = checkpoints.latest()
     if latest is None:
-        return jax.jit(lambda: init_state(cfg, sharding.batch_devices(mesh)), out_shardings=layout)(), 0
+        return jax.jit(lambda: init_state(cfg, cfg.data.batch_size), out_shardings=layout)(), 0
     with metrics.phase(f"restoring step {latest}"):
         state, meta = checkpoints.restore(with_layout(shapes, layout))
     assert meta["next_index"] == latest * cfg.data.batch_size
@@ -169,21 +169,17 @@ def _first_state(cfg, mesh, shapes, layout, checkpoints):
 
 
 def _batch_shapes(cfg: Pretrain, mesh: Mesh):
-    """What one global batch looks like, from the first example of the training data."""
-    channels, size, rows = pipeline.channels(cfg.data), cfg.preprocess.size, cfg.data.batch_size
-    kinds = {
-        "image": ((rows, size, size, channels), jnp.uint8),
-        "text": ((rows, cfg.tokenizer.length), jnp.int32),
-        "id": ((rows,), jnp.int32),
-    }
-    where = sharding.batch_sharding(mesh)
-    return {name: jax.ShapeDtypeStruct(*kind, sharding=where) for name, kind in kinds.items()}
+    """What one global batch looks like; the channels of pictures are those of the training data."""
+    channels = pipeline.channels(cfg.data) if "image" in cfg.towers else 3
+    shapes = modalities.batch_shapes(cfg, cfg.data.batch_size, channels)
+    return with_layout(shapes, dict.fromkeys(shapes, sharding.batch_sharding(mesh)))
 
 
 def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
     return pipeline.batches(
         cfg.data,
         tokenizer,
+        modalities=cfg.towers,
         start=start * cfg.data.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -203,10 +199,10 @@ def model_flops(cfg: Pretrain, params, batch) -> int:
     """
     forward = flops.count(lambda p, b: loss(cfg, p, b, jax.random.key(0))[0], params, batch)
     frozen = optim.frozen(cfg.optim, params)
-    rows, size, size, _ = batch["image"].shape
-    inputs = {"image": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.float32), "text": batch["text"]}
+    inputs = jax.eval_shape(lambda b: modalities.inputs(cfg, b, jax.random.key(0)), batch)
+    times = dict.fromkeys(cfg.towers, 1) | {"text": 1 + cfg.data.hard_texts}
     still = sum(
-        flops.count(tower.apply, {"params": params[name]}, inputs[name])
+        times[name] * flops.count(tower.apply, {"params": params[name]}, inputs[name])
         for name, tower in cfg.towers.items()
         if all(jax.tree.leaves(frozen[name]))
     )

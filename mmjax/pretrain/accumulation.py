@@ -5,7 +5,7 @@ kept; the loss is taken once, of the whole batch, with its gradient by embedding
 embedded again, and that gradient is pulled back through it. The memory is that of one micro-batch, the time
 that of one more forward pass.
 
-Letters: B batch, E embedding, M rows of a micro-batch, K micro-batches.
+Letters: B batch, M rows of a micro-batch, K micro-batches.
 """
 
 import einops
@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from mmjax import sharding
-from mmjax.pretrain import row_keys
-from mmjax.pretrain.loss import compare, embed, examples, loss, named_keys, trained
-from mmjax.towers.batch_norm import apply_in_training
+from mmjax.pretrain import modalities, row_keys
+from mmjax.pretrain.loss import Found, compare, embed, loss, named_keys, trained
 
 
 def check(cfg, mesh, params):
@@ -34,35 +33,31 @@ def check(cfg, mesh, params):
             f"devices; use a data.batch_size that is a multiple of {cfg.accumulate * devices}"
         )
     key = row_keys.of_part(jax.random.key(0), 0, parts=cfg.accumulate, rows=rows)
-    for modality, inputs in examples(cfg, rows).items():
-        _, statistics = jax.eval_shape(
-            lambda *args, tower=cfg.towers[modality]: apply_in_training(tower, *args),
-            *(params[modality], inputs, key),
+    for modality in modalities.normalised_by_batch(cfg, params, rows, key):
+        raise ValueError(
+            f"accumulate={cfg.accumulate}, but the {modality} tower normalises by statistics of the "
+            "batch, which no micro-batch has; use accumulate=1, or a tower without batch norm"
         )
-        if jax.tree.leaves(statistics):
-            raise ValueError(
-                f"accumulate={cfg.accumulate}, but the {modality} tower normalises by statistics of the "
-                "batch, which no micro-batch has; use accumulate=1, or a tower without batch norm"
-            )
 
 
-def value_and_grad(cfg, params, batch, key):
-    """`jax.value_and_grad` of `loss` by `params`, in `cfg.accumulate` parts: ((value, aux), gradient).
+def value_and_grad(cfg, params, batch, key, memory=None):
+    """`jax.value_and_grad` of `loss` by `params`, in `cfg.accumulate` parts: ((value, `Found`), gradient).
 
     Every row draws the same random numbers in both passes, and whatever the number of parts (`row_keys`).
     """
     if cfg.accumulate == 1:
-        return jax.value_and_grad(lambda params: loss(cfg, params, batch, key), has_aux=True)(params)
-    parts, keys = jnp.arange(cfg.accumulate), named_keys(key)
+        return jax.value_and_grad(lambda params: loss(cfg, params, batch, key, memory), has_aux=True)(params)
+    parts, keys = jnp.arange(cfg.accumulate), named_keys(cfg, key)
 
     def embed_part(params, part):
-        rows = len(batch["text"]) // len(parts)
+        rows = len(batch["id"]) // len(parts)
         drawn = {name: row_keys.of_part(key, part, parts=len(parts), rows=rows) for name, key in keys.items()}
         z, _ = embed(cfg, trained(cfg, params), _part(batch, part, len(parts)), drawn)
         return z
 
     def compare_all(params, z):
-        return compare(cfg, trained(cfg, params), z, batch)
+        (value, metrics), new = compare(cfg, trained(cfg, params), z, batch, memory)
+        return value, (metrics, new)
 
     def pull_back(gradient, part):
         _, pull = jax.vjp(lambda params: embed_part(params, part), params)
@@ -71,9 +66,9 @@ def value_and_grad(cfg, params, batch, key):
 
     z = _together(jax.lax.map(lambda part: embed_part(params, part), parts))
     of_loss = jax.value_and_grad(compare_all, argnums=(0, 1), has_aux=True)
-    (value, metrics), (gradient, z_gradient) = of_loss(params, z)
+    (value, (metrics, new)), (gradient, z_gradient) = of_loss(params, z)
     gradient, _ = jax.lax.scan(pull_back, gradient, parts)
-    return (value, (metrics, z, {})), gradient
+    return (value, Found(metrics, z, {}, new)), gradient
 
 
 def _part(tree, part, parts):
@@ -88,10 +83,11 @@ def _part(tree, part, parts):
 
 
 def _together(z):
-    """What `_part` took apart: [K, M, E] of all parts as [B, E]."""
+    """What `_part` took apart: [K, M, ...] of all parts as [B, ...]."""
 
-    def rows(z_KME):
-        z_KME = sharding.constrain(z_KME, None, "batch", None)
-        return sharding.constrain(einops.rearrange(z_KME, "k m e -> (m k) e"), "batch", None)
+    def rows(z_KM):
+        rest = [None] * (z_KM.ndim - 2)
+        z_KM = sharding.constrain(z_KM, None, "batch", *rest)
+        return sharding.constrain(einops.rearrange(z_KM, "k m ... -> (m k) ..."), "batch", *rest)
 
     return jax.tree.map(rows, z)

@@ -1,28 +1,43 @@
 """The loss of a pretraining run as a pure function of parameters, batch and key, in its two halves.
 
-Letters: B batch, H W C image, S positions, E embedding.
+Letters: B batch, S positions, E embedding, K hard texts of an example.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
+from jax import Array
 
 from mmjax import optim, sharding
-from mmjax.data import colour
 from mmjax.model import unit
+from mmjax.pretrain import modalities
 from mmjax.towers import batch_norm
 
 
-def loss(cfg, params, batch, key):
-    """The objective's value on a batch, and (its metrics, embeddings, running statistics), by modality."""
+class Found(NamedTuple):
+    """What a step learns beside the loss and its gradient."""
+
+    metrics: dict[str, Array]  # the objective's
+    z: dict[str, Array]  # unit-norm embeddings by modality
+    statistics: dict[str, Any]  # the new running ones of batch norm, by modality
+    memory: Any  # what the objective remembers for the next step
+
+
+def loss(cfg, params, batch, key, memory=None):
+    """(the objective's value on a batch, `Found`); `memory` is that of the step before, None at the start."""
     params = trained(cfg, params)
-    z, statistics = embed(cfg, params, batch, named_keys(key))
-    value, metrics = compare(cfg, params, z, batch)
-    return value, (metrics, z, statistics)
+    z, statistics = embed(cfg, params, batch, named_keys(cfg, key))
+    (value, metrics), memory = compare(cfg, params, z, batch, memory)
+    return value, Found(metrics, z, statistics, memory)
 
 
-def compare(cfg, params, z, batch):
-    """The objective's `Loss` of the embeddings of a whole batch."""
-    return cfg.objective.apply({"params": params["objective"]}, z, batch)
+def compare(cfg, params, z, batch, memory=None):
+    """(the objective's `Loss` of the embeddings of a whole batch, what it remembers for the next)."""
+    variables = {"params": params["objective"]} | ({"memory": memory} if memory else {})
+    found, changed = cfg.objective.apply(variables, z, batch, mutable=["memory"])
+    return found, changed.get("memory", {})
 
 
 def trained(cfg, params):
@@ -31,31 +46,44 @@ def trained(cfg, params):
     return jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
 
 
-def named_keys(key):
+def named_keys(cfg, key):
     """The keys of a step: of what is random about colours, and in each tower."""
-    return dict(zip(("colour", "image", "text"), jax.random.split(key, 3), strict=True))
-
-
-def examples(cfg, rows: int):
-    """Inputs of the towers, all zeros, by modality: what their shapes are taken from."""
-    size = cfg.preprocess.size
-    return {
-        "image": jnp.zeros((rows, size, size, 3)),
-        "text": jnp.zeros((rows, cfg.tokenizer.length), jnp.int32),
-    }
+    names = ("colour", *modalities.names(cfg))
+    return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
 def embed(cfg, params, batch, keys):
-    """(unit-norm float32 z_BE, the new running statistics), both by modality, of a batch in training."""
-    image_BHWC = colour.augment(cfg.colour, batch["image"], keys["colour"])
-    inputs = {
-        "image": colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std),
-        "text": batch["text"],
-    }
+    """(unit-norm float32 z_BE, the new running statistics), both by modality, of a batch in training.
+
+    What an example lacks is embedded as zeros, and has no gradient. Hard texts are `hard_text`, z_BKE.
+    """
+    inputs = modalities.inputs(cfg, batch, keys["colour"])
     z, statistics = {}, {}
-    for modality in ("image", "text"):
-        encoded, statistics[modality] = batch_norm.apply_in_training(
-            cfg.towers[modality], params[modality], inputs[modality], keys[modality]
+    for name, tower in cfg.towers.items():
+        encoded, statistics[name] = batch_norm.apply_in_training(
+            tower, params[name], inputs[name], keys[name]
         )
-        z[modality] = sharding.constrain(unit(encoded.embedding_BE), "batch", None)
+        z[name] = _present(batch, name, sharding.constrain(unit(encoded.embedding_BE), "batch", None))
+    if cfg.data.hard_texts:
+        z["hard_text"] = _present(batch, "hard_text", _hard_texts(cfg, params, batch, keys["text"]))
     return z, statistics
+
+
+def _present(batch, name, z):
+    there = batch.get(f"present/{name}")
+    return z if there is None else jnp.where(there[..., None], z, 0)
+
+
+def _hard_texts(cfg, params, batch, key):
+    """One text of every example at a time, so that rows draw as those of a batch do, or of its parts."""
+
+    def one(k_and_text):
+        k, text_BS = k_and_text
+        encoded, _ = batch_norm.apply_in_training(
+            cfg.towers["text"], params["text"], text_BS, jax.random.fold_in(key, k)
+        )
+        return sharding.constrain(unit(encoded.embedding_BE), "batch", None)
+
+    text_KBS = rearrange(batch["hard_text"], "b k s -> k b s")
+    z_KBE = jax.lax.map(one, (jnp.arange(len(text_KBS)), sharding.constrain(text_KBS, None, "batch", None)))
+    return rearrange(z_KBE, "k b e -> b k e")

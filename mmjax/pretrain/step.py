@@ -12,40 +12,45 @@ import optax
 from jax.sharding import Mesh
 
 from mmjax import health, optim, sharding
-from mmjax.model import check_pair, unit
-from mmjax.pretrain import accumulation
-from mmjax.pretrain.loss import examples
+from mmjax.model import check_embeddings, unit
+from mmjax.pretrain import accumulation, modalities
 from mmjax.towers import batch_norm
 
 
 def init_state(cfg, batch_size: int) -> dict[str, Any]:
     """Parameters, optimizer state, step 0 and the random key of a run, from `cfg.seed` alone.
 
-    `ema` is there where `cfg.optim.ema` asks for it: the average of the parameters, which starts as them.
+    `ema` is there where `cfg.optim.ema` asks for it: the average of the parameters, which starts as them; and
+    `memory` where the objective remembers something (`objectives.queue`).
 
     Args:
         cfg: a `Pretrain`.
-        batch_size: of the example that shapes are taken from; any that divides over the mesh.
+        batch_size: of the example that shapes are taken from; it divides over the mesh, and an objective that
+            remembers whole batches wants theirs.
     """
-    image_key, text_key, objective_key, run_key = jax.random.split(jax.random.key(cfg.seed), 4)
-    inputs = examples(cfg, batch_size)
-    image, image_params = cfg.towers["image"].init_with_output(image_key, inputs["image"])
-    text, text_params = cfg.towers["text"].init_with_output(text_key, inputs["text"])
-    check_pair(image, text)
-    z = {"image": unit(image.embedding_BE), "text": unit(text.embedding_BE)}
-    objective_params = cfg.objective.init(objective_key, z, {})
-    params = {
-        "image": image_params["params"],
-        "text": text_params["params"],
-        # An objective may have nothing to learn.
-        "objective": objective_params.get("params", {}),
-    }
+    names = modalities.names(cfg)
+    image_key, text_key, objective_key, run_key, *more = jax.random.split(
+        jax.random.key(cfg.seed), 2 + len(names)
+    )
+    keys = dict(zip(names, (image_key, text_key, *more), strict=True))
+    batch, inputs = modalities.examples(cfg, batch_size)
+    made = {name: tower.init_with_output(keys[name], inputs[name]) for name, tower in cfg.towers.items()}
+    check_embeddings({name: encoded for name, (encoded, _) in made.items()})
+    z = {name: unit(encoded.embedding_BE) for name, (encoded, _) in made.items()}
+    if cfg.data.hard_texts:
+        z["hard_text"] = jnp.stack([z["text"]] * cfg.data.hard_texts, axis=1)
+    objective = cfg.objective.init(objective_key, z, batch)
+    params = {name: variables["params"] for name, (_, variables) in made.items()}
+    # An objective may have nothing to learn, and mostly has nothing to remember.
+    params["objective"] = objective.get("params", {})
     state = {
         "params": params,
         "opt_state": optim.make(cfg.optim, cfg.steps).init(params),
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(run_key),
     }
+    if "memory" in objective:
+        state["memory"] = objective["memory"]
     # A copy: the step is given the memory of both to write into.
     return state | ({"ema": jax.tree.map(jnp.copy, params)} if cfg.optim.ema else {})
 
@@ -57,10 +62,14 @@ def make_step(cfg) -> Callable:
 
     def step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
-        (value, (found, z, statistics)), grads = accumulation.value_and_grad(cfg, state["params"], batch, key)
+        (value, (found, z, statistics, memory)), grads = accumulation.value_and_grad(
+            cfg, state["params"], batch, key, state.get("memory")
+        )
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
         new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        if "memory" in state:
+            new["memory"] = memory
         if cfg.optim.ema:
             new["ema"] = optim.average(cfg.optim, state["ema"], params, state["step"])
         found |= {"loss": value, "lr": rate(state["step"]), "grad_norm": optax.tree.norm(grads)}
@@ -69,7 +78,9 @@ def make_step(cfg) -> Callable:
             found[f"update_norm/{name}"] = optax.tree.norm(updates[name])
         # Costly, and read only where the loop writes metrics.
         written = (new["step"] % cfg.log_every == 0) | (new["step"] == cfg.steps)
-        found |= health.measure(z, found.get("scale", 1.0), found.get("bias", 0.0), when=written)
+        scale, bias = found.get("scale", 1.0), found.get("bias", 0.0)
+        pair, present_B = modalities.first_pair(cfg, z, batch)
+        found |= health.measure(pair, scale, bias, present_B=present_B, when=written)
         return new, found
 
     return step

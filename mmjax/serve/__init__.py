@@ -43,9 +43,9 @@ def load(
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
         raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
-    tokens = tokenizers.load(workdir, cfg.tokenizer)
+    tokens = None if cfg.tokenizer is None else tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
-    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
+    shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
     layout = sharding.shardings(mesh, shapes)
     wanted = with_layout(shapes, layout)
     item = "ema" if average and cfg.optim.ema else "params"

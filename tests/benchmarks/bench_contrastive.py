@@ -7,7 +7,8 @@
 
 `memory` compiles for eight CPU devices and runs nothing. `time` takes one device, all implementations by
 turns, and gives the ratio to the dense loss within each turn; `--torch` adds open_clip's losses on the same
-device. What does not fit is said to be so.
+device, `--nested 64 128` the loss at these widths, too, in one pass and in one for each. What does not fit is
+said to be so.
 
 Letters: B batch, E embedding.
 """
@@ -62,10 +63,21 @@ def ring_sigmoid(x_BE, y_BE, scale, bias, *, mesh):
     )(x_BE, y_BE, scale, bias)
 
 
-def ours(name, implementation):
+def ours(name, implementation, widths=()):
+    options = dict(implementation=implementation, widths=widths)
     if name == "infonce":
-        return lambda x, y, s, b: contrastive.infonce(x, y, s, implementation=implementation)
-    return lambda x, y, s, b: contrastive.sigmoid(x, y, s, b, implementation=implementation)
+        return lambda x, y, s, b: contrastive.infonce(x, y, s, **options)
+    return lambda x, y, s, b: contrastive.sigmoid(x, y, s, b, **options)
+
+
+def one_by_one(name, widths):
+    """Nested widths without sharing anything: what `widths` of our losses do in one pass."""
+
+    def loss(x, y, s, b):
+        cut = [[z[:, :w] / jnp.linalg.norm(z[:, :w], axis=1, keepdims=True) for z in (x, y)] for w in widths]
+        return sum(ours(name, "ring")(*pair, s, b) for pair in [*cut, (x, y)]) / (len(widths) + 1)
+
+    return loss
 
 
 def with_gradients(loss):
@@ -133,6 +145,9 @@ def steps_of(name, pairs, args):
         "ours, dense": ours(name, "dense"),
         "ours, tiles": ours(name, "ring"),
     }
+    if args.nested:
+        losses["nested, one pass"] = ours(name, "ring", tuple(args.nested))
+        losses["nested, apart"] = one_by_one(name, args.nested)
 
     def run(compiled):
         jax.block_until_ready(compiled(x, y, SCALE, BIAS))
@@ -199,6 +214,7 @@ def main():
     parser.add_argument("--losses", nargs="+", default=["infonce", "sigmoid"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--most-mib", type=float, default=float("inf"), help="leave out what needs more")
+    parser.add_argument("--nested", type=int, nargs="+", default=[], help="widths of prefixes, ascending")
     parser.add_argument("--torch", action="store_true", help="also open_clip's losses")
     args = parser.parse_args()
     memory(args) if args.what == "memory" else time_them(args)

@@ -10,6 +10,7 @@ import pytest
 from contrasting import assert_close, on_eight_devices, unit_rows
 
 from mmjax.kernels import contrastive
+from mmjax.kernels.contrastive import Further
 
 B, E = 40, 12
 IDS = np.random.default_rng(2).integers(0, 25, (B, 2)).astype(np.int32)
@@ -17,6 +18,13 @@ PRESENT = np.random.default_rng(3).random(B) < 0.7
 SCALES = np.random.default_rng(4).uniform(3, 20, B).astype(np.float32)
 MORE_X, MORE_Y = unit_rows(5, 16, E), unit_rows(6, 16, E)
 HARD = unit_rows(7, B * 3, E).reshape(B, 3, E)
+HARD_THERE = np.random.default_rng(10).random((B, 3)) < 0.5
+MORE_IDS = np.random.default_rng(11).integers(0, 25, (16, 2)).astype(np.int32)
+MORE_THERE = np.random.default_rng(12).random((2, 16)) < 0.7
+LABELLED = {
+    f"more_{side}": Further(more, MORE_IDS, there)
+    for side, more, there in zip("xy", (MORE_X, MORE_Y), MORE_THERE, strict=True)
+}
 SELF = np.eye(B, dtype=bool)
 ALIKE = (IDS[:, None] == IDS[None]).any(axis=2)
 ALL = np.ones((B, B), bool)
@@ -64,6 +72,35 @@ def with_further(x, y, scale):
     return total / 2 / B
 
 
+def with_labelled(duplicates):
+    """Rows and columns see what is there of MORE, whose ids count as those of the batch do."""
+
+    def value(x, y, scale):
+        total = 0.0
+        for own, other, more, there in ((x, y, MORE_Y, MORE_THERE[1]), (y, x, MORE_X, MORE_THERE[0])):
+            for i in range(B):
+                logits = scale * np.concatenate([other, more]) @ own[i]
+                alike = np.concatenate([ALIKE[i], (MORE_IDS == IDS[i]).any(axis=1)])
+                exists = np.concatenate([ALL[i], there])
+                itself = np.concatenate([SELF[i], np.zeros(16, bool)])
+                right = exists & alike if duplicates == "positives" else itself
+                compared = exists & (itself | ~alike) if duplicates == "masked" else exists
+                total += np.log(np.exp(logits[compared]).sum()) - logits[right].mean()
+        return total / 2 / B
+
+    return value
+
+
+def with_some_hard(x, y, scale):
+    total = 0.0
+    for i in range(B):
+        right = scale * x[i] @ y[i]
+        negatives = np.float64(HARD[i][HARD_THERE[i]])
+        total -= right - np.log(np.exp(scale * np.concatenate([y, negatives]) @ x[i]).sum())
+        total -= right - np.log(np.exp(scale * x @ y[i]).sum())
+    return total / 2 / B
+
+
 def own_temperatures(x, y, scale):
     ways = [cross_entropy(SCALES[:, None] * s, ALL, SELF) for s in (x @ y.T, y @ x.T)]
     return sum(ways) / 2
@@ -85,7 +122,11 @@ INFONCE = {
     ),
     "one way": (one_way, dict(direction="x_to_y")),
     "present": (of_those_present, dict(present_B=PRESENT)),
-    "further": (with_further, dict(more_x_ME=MORE_X, more_y_ME=MORE_Y, hard_y_BKE=HARD)),
+    "further": (with_further, dict(more_x=Further(MORE_X), more_y=Further(MORE_Y), hard_y_BKE=HARD)),
+    "hard, some": (with_some_hard, dict(hard_y_BKE=HARD, hard_present_BK=HARD_THERE)),
+    "further, masked": (with_labelled("masked"), dict(ids_BK=IDS, duplicates="masked", **LABELLED)),
+    "further, positives": (with_labelled("positives"), dict(ids_BK=IDS, duplicates="positives", **LABELLED)),
+    "further, negatives": (with_labelled("negatives"), dict(ids_BK=IDS, **LABELLED)),
 }
 
 
@@ -140,6 +181,53 @@ def test_sigmoid_with_an_option_equals_its_equation_and_streams(
     options = dict(ids_BK=IDS, duplicates=duplicates, smoothing=smoothing, present_B=present)
     loss = functools.partial(contrastive.sigmoid, **options)
     check(loss, expected, x, y, scale, bias, implementation="ring")
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "smoothing"), [("negatives", 0.0), ("masked", 0.0), ("positives", 0.2)]
+)
+def test_sigmoid_asks_about_further_embeddings_too(duplicates, smoothing, many_small_tiles):
+    x, y, scale, bias = unit_rows(0, B, E), unit_rows(1, B, E), 9.0, 1.0
+
+    def questions(own, other, alike, itself, exists):
+        """Sum of the losses of all that is asked of one row."""
+        logits = scale * np.float64(other) @ np.float64(own) + bias
+        yes = alike if duplicates == "positives" else itself
+        asked = exists & (itself | ~alike) if duplicates == "masked" else exists
+        wanted = (1 - smoothing) * yes + smoothing / 2
+        losses = wanted * np.log1p(np.exp(-logits)) + (1 - wanted) * np.log1p(np.exp(logits))
+        return losses[asked].sum()
+
+    nothing, everything = np.zeros(16, bool), np.ones(3, bool)
+    expected = 0.0
+    for i in range(B):
+        alike = (MORE_IDS == IDS[i]).any(axis=1)
+        expected += questions(x[i], y, ALIKE[i], SELF[i], ALL[i])
+        expected += questions(x[i], MORE_Y, alike, nothing, MORE_THERE[1])
+        expected += questions(y[i], MORE_X, alike, nothing, MORE_THERE[0])
+        expected += questions(x[i], HARD[i], ~everything, ~everything, HARD_THERE[i])
+    options = dict(ids_BK=IDS, duplicates=duplicates, smoothing=smoothing, **LABELLED)
+    options |= dict(hard_y_BKE=HARD, hard_present_BK=HARD_THERE)
+    check(
+        functools.partial(contrastive.sigmoid, **options),
+        expected / B,
+        x,
+        y,
+        scale,
+        bias,
+        implementation="ring",
+    )
+
+
+@pytest.mark.parametrize("loss", [contrastive.infonce, lambda *a, **k: contrastive.sigmoid(*a, 0.0, **k)])
+def test_further_embeddings_none_of_which_is_there_change_nothing(loss):
+    x, y = unit_rows(0, 8, E), unit_rows(1, 8, E)
+    nothing = Further(np.zeros((16, E), np.float32), present=np.zeros(16, bool))
+    options = dict(more_x=nothing, more_y=nothing)
+    options |= dict(hard_y_BKE=HARD[:8], hard_present_BK=np.zeros((8, 3), bool))
+    plain = jax.value_and_grad(loss, argnums=(0, 1, 2))(x, y, 5.0)
+    found = jax.value_and_grad(functools.partial(loss, **options), argnums=(0, 1, 2))(x, y, 5.0)
+    assert_close(found, plain, rtol=1e-7)
 
 
 @pytest.mark.parametrize("present", [None, PRESENT], ids=["all", "present"])

@@ -34,11 +34,11 @@ def whole():
 
 
 def check(whole, parts, sizes=None):
-    cfg, params, batch, ((value, (metrics, z, _)), gradient) = whole
+    cfg, params, batch, ((value, (metrics, z, *_)), gradient) = whole
     mesh = None if sizes is None else tinyclip.mesh_of(sizes)
     cfg = dataclasses.replace(cfg, accumulate=parts)
     found = tinyclip.value_and_grad(cfg, params, batch, jax.random.key(5), mesh)
-    (found_value, (found_metrics, found_z, _)), found_gradient = found
+    (found_value, (found_metrics, found_z, *_)), found_gradient = found
     np.testing.assert_allclose(found_value, value, rtol=1e-6)
     for name in gradient:
         assert tinyclip.distance(found_gradient[name], gradient[name]) < 1e-6, name

@@ -60,7 +60,7 @@ def content(workdir):
             "an image of 36x36 pixels does not divide into patches of 8; use sides that are multiples of 8",
         ),
         (["preprocess.size=40"], "data.geometry ends with pictures of 32x32 pixels, but preprocess.size=40"),
-        (["towers.text.embed=8"], "the towers' embeddings differ: image has embed=16, text embed=8"),
+        (["towers.text.embed=8"], "the towers' embeddings differ: image has embed=16, text has embed=8"),
         (["tokenizer.length=32"], "texts of 32 tokens, but the tower has length=16"),
         (["tokenizer.vocab=900"], "the text tower has 600 pieces, tokenizer.vocab=900"),
         (["tokenizer.pad_id=4"], "the text tower has pad=0, but tokenizer.pad_id=4; give both the same id"),

@@ -9,7 +9,8 @@ ones these are, a rule says (`rules.py`); `tiles.py` is one device's part, `tran
 from mmjax.kernels.contrastive.distill import distill
 from mmjax.kernels.contrastive.infonce import infonce
 from mmjax.kernels.contrastive.rules import Duplicates
+from mmjax.kernels.contrastive.sides import Further
 from mmjax.kernels.contrastive.sigmoid import sigmoid
 from mmjax.kernels.contrastive.streaming import Implementation
 
-__all__ = ["Duplicates", "Implementation", "distill", "infonce", "sigmoid"]
+__all__ = ["Duplicates", "Further", "Implementation", "distill", "infonce", "sigmoid"]

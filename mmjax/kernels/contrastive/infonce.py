@@ -1,6 +1,6 @@
 """InfoNCE and its relatives as formulas of the log-sum-exps of rows and columns.
 
-Letters: B batch, E embedding, K kinds of ids or hard negatives of an example, M further negatives.
+Letters: B batch, E embedding, K kinds of ids or hard negatives of an example.
 """
 
 import dataclasses
@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.kernels.contrastive.rules import NEVER, Duplicates, Side, Softmax, SoftmaxStatistics
-from mmjax.kernels.contrastive.sides import check_duplicates, mean, positives, sides, wide
+from mmjax.kernels.contrastive.sides import (
+    Further,
+    against,
+    check_duplicates,
+    hard_logits,
+    mean,
+    positives,
+    prefix,
+    sides,
+)
 from mmjax.kernels.contrastive.streaming import Implementation, statistics
 
 
@@ -25,9 +34,11 @@ def infonce(
     decoupled: bool = False,
     smoothing: float = 0.0,
     direction: Literal["both", "x_to_y"] = "both",
-    more_x_ME=None,
-    more_y_ME=None,
+    more_x: Further | None = None,
+    more_y: Further | None = None,
     hard_y_BKE=None,
+    hard_present_BK=None,
+    widths: tuple[int, ...] = (),
     mesh=None,
     implementation: Implementation = "auto",
 ):
@@ -48,9 +59,12 @@ def infonce(
             arXiv:2110.06848, eq. 6).
         smoothing: share of the target that is spread evenly over the batch, but for what is masked.
         direction: "x_to_y" has only the rows: each x looks for its y.
-        more_x_ME, more_y_ME: further negatives for all columns, for all rows: a queue of past embeddings (He
-            et al. 2020, arXiv:1911.05722), or hard negatives shared by the batch.
-        hard_y_BKE: further negatives, row i's own.
+        more_x, more_y: further negatives for all columns, for all rows: a queue of past embeddings (He et al.
+            2020, arXiv:1911.05722), or hard negatives shared by the batch. Duplicates by id are masked, or
+            further positives, as in the batch.
+        hard_y_BKE: further negatives, row i's own; `hard_present_BK`, bool, says which are there.
+        widths: ascending; prefixes of the embeddings that are to be embeddings, too (Matryoshka, Kusupati et
+            al. 2022, arXiv:2205.13147). The loss is the mean of theirs, made unit-norm, and the whole's.
         mesh: that the batch is sharded over; None is the mesh of the surrounding `jax.set_mesh`.
         implementation: "dense" holds all logits; "ring" and "gather" a tile of them. All are exact.
 
@@ -68,25 +82,29 @@ def infonce(
     if both and jnp.ndim(scale):
         # Of row i the logits are scaled by scale i, of column i, too: these are two matrices.
         options = dict(ids_BK=ids_BK, duplicates=duplicates, present_B=present_B, decoupled=decoupled)
-        options |= dict(smoothing=smoothing, direction="x_to_y", mesh=mesh, implementation=implementation)
-        there = infonce(x_BE, y_BE, scale, more_y_ME=more_y_ME, hard_y_BKE=hard_y_BKE, **options)
-        return (there + infonce(y_BE, x_BE, scale, more_y_ME=more_x_ME, **options)) / 2
+        options |= dict(smoothing=smoothing, direction="x_to_y", widths=widths, mesh=mesh)
+        options |= dict(implementation=implementation)
+        hard = dict(hard_y_BKE=hard_y_BKE, hard_present_BK=hard_present_BK)
+        there = infonce(x_BE, y_BE, scale, more_y=more_y, **hard, **options)
+        return (there + infonce(y_BE, x_BE, scale, more_y=more_x, **options)) / 2
     target = _Target(duplicates, smoothing)
     ids_BK = None if duplicates == "negatives" else ids_BK
     row, column = sides(x_BE, y_BE, scale, 0.0, ids_BK, present_B)
     rule = Softmax(columns=both, excluded=_excluded(duplicates, decoupled), alike=target.of_alike)
-    where = dict(mesh=mesh, implementation=implementation)
-    rows, columns = statistics(rule, row, column, **where)
-    right_B = row.scale * positives(x_BE, y_BE)
-    further = [] if more_y_ME is None else [_further(row, more_y_ME, where)]
-    if hard_y_BKE is not None:
-        further.append(_hard(row, hard_y_BKE))
-    losses_B = target.cross_entropy(rows, right_B, row, column, further)
-    if both:
-        row, column = column._replace(scale=row.scale, bias=row.bias), row
-        further = [] if more_x_ME is None else [_further(row, more_x_ME, where)]
-        losses_B = (losses_B + target.cross_entropy(columns, right_B, row, column, further)) / 2
-    return mean(losses_B, present_B)
+    where = dict(widths=widths, mesh=mesh, implementation=implementation)
+    found = statistics(rule, row, column, **where)
+    swapped = column._replace(scale=row.scale, bias=row.bias)
+    further = _further(rule, target, row, more_y, where), _further(rule, target, swapped, more_x, where)
+    losses = []
+    for width, (rows, columns), of_rows, of_columns in zip((*widths, None), found, *further, strict=True):
+        x, y = (side._replace(z=prefix(side.z, width)) for side in (row, swapped))
+        right_B = row.scale * positives(x.z, y.z)
+        if hard_y_BKE is not None:
+            of_rows = [*of_rows, _hard(x, prefix(hard_y_BKE, width), hard_present_BK)]
+        losses.append(target.cross_entropy(rows, right_B, x, y, of_rows))
+        if both:
+            losses[-1] = (losses[-1] + target.cross_entropy(columns, right_B, y, x, of_columns)) / 2
+    return mean(sum(losses) / len(losses), present_B)
 
 
 def _excluded(duplicates, decoupled):
@@ -112,7 +130,8 @@ class _Target:
         target_B = right_B
         if self.duplicates == "positives":
             # An absent row has none, not even itself.
-            target_B = found.alike / jnp.maximum(found.count, 1)
+            shared = [found, *(more for more in further if more.alike is not None)]
+            target_B = sum(s.alike for s in shared) / jnp.maximum(sum(s.count for s in shared), 1)
         if self.smoothing:
             target_B = (1 - self.smoothing) * target_B + self.smoothing * self._spread(
                 found, right_B, row, column
@@ -135,17 +154,21 @@ class _Target:
         return total_B / jnp.maximum(count, 1)
 
 
-def _further(row: Side, y_ME, where) -> SoftmaxStatistics:
-    """Statistics of the rows over negatives that belong to no pair of the batch."""
-    row = row._replace(present=None)  # rows that are not there are left out at the end
-    return statistics(Softmax(columns=False), row, Side(y_ME), **where)[0]
+def _further(rule: Softmax, target: _Target, row: Side, more: Further | None, where) -> list:
+    """For each width a list of the rows' statistics over what belongs to no pair of the batch: one, or none
+    where there is no such thing. All duplicates of a row are others there."""
+    if more is None:
+        return [[]] * (len(where["widths"]) + 1)
+    alike = target.duplicates == "positives" and more.ids is not None
+    excluded = "nothing" if rule.excluded == "nothing" or more.ids is None else "alike"
+    rule = dataclasses.replace(rule, columns=False, excluded=excluded, alike=alike)
+    return [[rows] for rows, _ in statistics(rule, *against(row, more), **where)]
 
 
-def _hard(row: Side, y_BKE) -> SoftmaxStatistics:
+def _hard(row: Side, y_BKE, present_BK) -> SoftmaxStatistics:
     """Statistics of each row over its own negatives."""
-    if y_BKE.ndim != 3 or (len(y_BKE), y_BKE.shape[-1]) != row.z.shape:
-        raise ValueError(f"hard negatives of {row.z.shape} embeddings are [B, K, E], got {y_BKE.shape}")
-    similarities_BK = jnp.einsum("be,bke->bk", *(z.astype(wide(row.z, y_BKE)) for z in (row.z, y_BKE)))
-    logits_BK = row.scale[:, None] * similarities_BK
+    logits_BK = hard_logits(row, y_BKE)
+    if present_BK is not None:
+        logits_BK = jnp.where(present_BK, logits_BK, NEVER)
     peak_B = jax.lax.stop_gradient(jnp.max(logits_BK, axis=1))
     return SoftmaxStatistics(peak_B, jnp.log(jnp.sum(jnp.exp(logits_BK - peak_B[:, None]), axis=1)))

@@ -42,6 +42,7 @@ class Side(NamedTuple):
     ids: Array | None = None  # [I, K] int32: any one in common makes a row and a column duplicates
     present: Array | None = None  # [I] bool: whether this entry is there at all
     teacher: Teacher | None = None
+    norms: Array | None = None  # [I, P] 1 / norm of prefixes of z; see `nested`
 
 
 class Rule(Protocol):
@@ -63,9 +64,23 @@ class Rule(Protocol):
         """d loss / d logits; `rows` and `columns` are (finished statistics, their gradients)."""
 
 
-def logits(row: Side, column: Side) -> Array:
-    """The tile of rows and columns: scale x . y + bias, in float32 or better."""
-    return row.scale[:, None] * product(row.z, column.z.T) + row.bias[:, None]
+def nested(row: Side, column: Side, widths: tuple[int, ...]) -> list[Array]:
+    """Tiles of logits, scale x . y + bias in float32 or better: of each prefix of `widths`, made unit-norm,
+    and of the whole. Products of parts add up to those of prefixes.
+    """
+    found, total_IJ = [], 0
+    for k, (start, end) in enumerate(parts(widths)):
+        total_IJ = total_IJ + product(row.z[:, start:end], column.z[:, start:end].T)
+        cosines_IJ = total_IJ
+        if end is not None:
+            cosines_IJ = row.norms[:, k, None] * total_IJ * column.norms[:, k]
+        found.append(row.scale[:, None] * cosines_IJ + row.bias[:, None])
+    return found
+
+
+def parts(widths: tuple[int, ...]) -> list[tuple[int, int | None]]:
+    """Where each part of an embedding begins and ends: from one of the ascending widths to the next."""
+    return list(zip((0, *widths), (*widths, None), strict=True))
 
 
 def product(a, b) -> Array:

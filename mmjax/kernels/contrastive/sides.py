@@ -1,11 +1,13 @@
 """What every contrastive loss starts and ends with: the sides of its matrix, and a mean over what is there.
 
-Letters: B batch, E embedding, K kinds of ids.
+Letters: B batch, E embedding, K kinds of ids or hard negatives of an example, M further embeddings.
 """
 
-from typing import get_args
+from typing import NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
+from jax import Array
 
 from mmjax.kernels.contrastive.rules import Duplicates, Side
 
@@ -28,6 +30,43 @@ def sides(x_BE, y_BE, scale, bias, ids_BK, present_B) -> tuple[Side, Side]:
     index_B = jnp.arange(batch, dtype=jnp.int32)
     labels = dict(index=index_B, ids=ids_BK, present=present_B)
     return Side(x_BE, scale_B, bias_B, **labels), Side(y_BE, **labels)
+
+
+class Further(NamedTuple):
+    """Embeddings of one modality that belong to no pair of the batch, such as those of a queue."""
+
+    z: Array  # [M, E]
+    ids: Array | None = None  # int32, [M] or [M, K] as the batch's are: equal ones make duplicates
+    present: Array | None = None  # bool [M]; the others do not exist
+
+
+def against(row: Side, more: Further) -> tuple[Side, Side]:
+    """Rows, and the columns that they are held against beside those of the batch."""
+    count = len(more.z)
+    ids_MK = None if row.ids is None or more.ids is None else more.ids.reshape(count, -1)
+    # Rows that are not there are left out at the end.
+    present_B = None if more.present is None else jnp.ones(len(row.z), bool)
+    index_M = jnp.full(count, -1, jnp.int32)  # nobody's partner
+    column = Side(more.z, index=index_M, ids=ids_MK, present=more.present)
+    return row._replace(ids=None if ids_MK is None else row.ids, present=present_B), column
+
+
+def prefix(z, width: int | None):
+    """The first `width` numbers of each embedding as one of its own, of norm 1; None is the whole."""
+    if width is None:
+        return z
+    z = z[..., :width]
+    # The root of zero has no gradient.
+    return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z**2, axis=-1, keepdims=True), 1e-12))
+
+
+def hard_logits(row: Side, y_BKE) -> Array:
+    """[B, K]: of each row with its own negatives."""
+    if y_BKE.ndim != 3 or (len(y_BKE), y_BKE.shape[-1]) != row.z.shape:
+        raise ValueError(f"hard negatives of {row.z.shape} embeddings are [B, K, E], got {y_BKE.shape}")
+    x_BE, y_BKE = (z.astype(wide(row.z, y_BKE)) for z in (row.z, y_BKE))
+    similarities_BK = jnp.einsum("be,bke->bk", x_BE, y_BKE, precision="highest")
+    return row.scale[:, None] * similarities_BK + row.bias[:, None]
 
 
 def check_duplicates(duplicates: Duplicates, ids_BK):

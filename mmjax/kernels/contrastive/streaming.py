@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from mmjax import sharding
 from mmjax.kernels.contrastive import tiles, transport
-from mmjax.kernels.contrastive.rules import Rule, Side, logits
+from mmjax.kernels.contrastive.rules import Rule, Side, nested
 
 Implementation = Literal["auto", "dense", "ring", "gather"]
 
@@ -50,10 +50,19 @@ def choose(implementation: Implementation, rows: int, columns: int, mesh) -> Imp
     return implementation
 
 
-def statistics(rule: Rule, row: Side, column: Side, *, mesh, implementation: Implementation):
+def statistics(
+    rule: Rule,
+    row: Side,
+    column: Side,
+    *,
+    widths: tuple[int, ...] = (),
+    mesh,
+    implementation: Implementation,
+):
     """Finished statistics of rows and columns of scale_i x_i . y_j + bias_i, for all i and j.
 
-    Differentiable by `row.z`, `row.scale`, `row.bias` and `column.z`, exactly.
+    One (rows, columns) for each prefix of the embeddings that `widths` asks for, and one for the whole, last:
+    all of them in one pass. Differentiable by `row.z`, `row.scale`, `row.bias` and `column.z`, exactly.
 
     Args:
         row, column: of the global batch, sharded over the batch axes of the mesh or not.
@@ -61,17 +70,20 @@ def statistics(rule: Rule, row: Side, column: Side, *, mesh, implementation: Imp
     """
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     implementation = choose(implementation, len(row.z), len(column.z), mesh)
+    if widths:
+        row, column = (side._replace(norms=_norms(side.z, widths)) for side in (row, column))
     if implementation == "dense":
-        rows, columns = rule.add(*_nothing(rule, row, column), logits(row, column), row, column)
-        return _finish(rule, rows, columns)
-    return _streamed(
-        _Plan(rule, None if sharding.batch_devices(mesh) == 1 else mesh, implementation), row, column
-    )
+        nothing = _nothing(rule, row, column)
+        found = [rule.add(*nothing, logits_BB, row, column) for logits_BB in nested(row, column, widths)]
+        return [_finish(rule, *of_width) for of_width in found]
+    plan = _Plan(rule, widths, None if sharding.batch_devices(mesh) == 1 else mesh, implementation)
+    return list(zip(*_streamed(plan, row, column), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
     rule: Rule
+    widths: tuple[int, ...]
     mesh: Mesh | AbstractMesh | None  # None where nothing is split
     implementation: Implementation
 
@@ -101,23 +113,25 @@ def _streamed(plan: _Plan, row: Side, column: Side):
 
 
 def _forward(plan, row, column):
-    rule = plan.rule
+    rule, count = plan.rule, len(plan.widths) + 1
 
     def local(row, column):
         rows, _ = _nothing(rule, row, column)
 
         def visit(rows, column, columns):
-            return tiles.forward(rule, row, column, rows, columns)
+            return tiles.forward(rule, plan.widths, row, column, rows, columns)
 
         def empty(column):
-            return _nothing(rule, row, column)[1]
+            return [_nothing(rule, row, column)[1]] * count
 
         def home(axes, columns):
             parts = jax.tree.map(lambda x: x.reshape(lax.axis_size(axes), -1), columns)
             parts = jax.tree.map(lambda x: lax.all_to_all(x, axes, 0, 0), parts)
-            return None if columns is None else rule.merge(parts)
+            return [None if part is None else rule.merge(part) for part in parts]
 
-        return _finish(rule, *plan.carry(visit, rows, column, empty, home))
+        rows, columns = plan.carry(visit, [rows] * count, column, empty, home)
+        finished = [_finish(rule, *of_width) for of_width in zip(rows, columns, strict=True)]
+        return tuple(zip(*finished, strict=True))
 
     found = plan.spread(local, row, column)
     return found, (row, column, *found)
@@ -129,7 +143,7 @@ def _backward(plan, residuals, gradients):
     def local(row, column, rows, columns):
         def visit(d_row, guest, d_column):
             column, columns = guest
-            return tiles.backward(plan.rule, row, column, rows, columns, d_row, d_column)
+            return tiles.backward(plan.rule, plan.widths, row, column, rows, columns, d_row, d_column)
 
         def home(axes, d_column):
             return jax.tree.map(lambda x: lax.psum_scatter(x, axes, tiled=True), d_column)
@@ -160,5 +174,17 @@ def _finish(rule, rows, columns):
     return rule.finish(rows), rule.finish(columns) if rule.columns else None
 
 
+def _norms(z_BE, widths):
+    """1 / norm of each prefix."""
+    if any(width >= z_BE.shape[1] for width in widths):
+        raise ValueError(f"widths={widths} are no parts of embeddings of {z_BE.shape[1]}")
+    squares_BE = z_BE.astype(jnp.promote_types(z_BE.dtype, jnp.float32)) ** 2
+    # The root of zero has no gradient.
+    return jnp.stack(
+        [lax.rsqrt(jnp.maximum(jnp.sum(squares_BE[:, :width], axis=1), 1e-12)) for width in widths], axis=1
+    )
+
+
 def _like(gradient: Side, side: Side) -> Side:
-    return jax.tree.map(lambda d, x: d.astype(x.dtype), gradient, Side(*side[:3]))
+    kept = tiles.differentiable(side)
+    return jax.tree.map(lambda d, x: d.astype(x.dtype), gradient, Side(*kept[:3], norms=kept[3]))
