@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 
 from mmjax import sharding
-from mmjax.kernels.contrastive import tiles, transport
+from mmjax.kernels.contrastive import pallas_tpu, tiles, transport
 from mmjax.kernels.contrastive.rules import Rule, Side, logits
 
 Implementation = Literal["auto", "dense", "ring", "gather"]
@@ -64,9 +64,14 @@ def statistics(rule: Rule, row: Side, column: Side, *, mesh, implementation: Imp
     if implementation == "dense":
         rows, columns = rule.add(*_nothing(rule, row, column), logits(row, column), row, column)
         return _finish(rule, rows, columns)
-    return _streamed(
-        _Plan(rule, None if sharding.batch_devices(mesh) == 1 else mesh, implementation), row, column
+    device = mesh.abstract_mesh.abstract_device
+    plan = _Plan(
+        rule,
+        None if sharding.batch_devices(mesh) == 1 else mesh,
+        implementation,
+        None if device is None else device.device_kind,
     )
+    return _streamed(plan, row, column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,11 @@ class _Plan:
     rule: Rule
     mesh: Mesh | AbstractMesh | None  # None where nothing is split
     implementation: Implementation
+    chip: str | None  # the kind of device of the mesh; None where there is no mesh to tell
+
+    def tiles(self, row, column):
+        """The module with the `forward` and `backward` that suit this."""
+        return pallas_tpu if pallas_tpu.serves(self.chip, self.rule, row, column) else tiles
 
     def spread(self, function, *args):
         """`function` on each device's part of `args` and of its result."""
@@ -107,7 +117,7 @@ def _forward(plan, row, column):
         rows, _ = _nothing(rule, row, column)
 
         def visit(rows, column, columns):
-            return tiles.forward(rule, row, column, rows, columns)
+            return plan.tiles(row, column).forward(rule, row, column, rows, columns)
 
         def empty(column):
             return _nothing(rule, row, column)[1]
@@ -129,7 +139,8 @@ def _backward(plan, residuals, gradients):
     def local(row, column, rows, columns):
         def visit(d_row, guest, d_column):
             column, columns = guest
-            return tiles.backward(plan.rule, row, column, rows, columns, d_row, d_column)
+            part = plan.tiles(row, column)
+            return part.backward(plan.rule, row, column, rows, columns, d_row, d_column)
 
         def home(axes, d_column):
             return jax.tree.map(lambda x: lax.psum_scatter(x, axes, tiled=True), d_column)

@@ -1,0 +1,185 @@
+"""One device's part on a TPU, of the losses without options: `tiles.py` with its tiles as Pallas kernels.
+
+The kernels are in `pallas_tpu_kernels.py`, and what they gain in docs/exactness.md.
+
+Letters: I rows, J columns, E embedding, V vectors with an entry for each row or column.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from mmjax.kernels.contrastive import pallas_tpu_kernels as kernels
+from mmjax.kernels.contrastive.pallas_tpu_kernels import LANES, SUBLANES
+from mmjax.kernels.contrastive.rules import Rule, Side, Sigmoid, Softmax, SoftmaxStatistics
+from mmjax.kernels.contrastive.tiles import cut, fold, put
+
+# Rows and columns of a tile.
+_HIGH, _WIDE = 512, 1024
+# Numbers of the columns' gradient that stay on the chip while all rows pass by: 8 MiB, and twice that in all.
+_HELD = 2**21
+# Of the chips' 128 MiB, for all that a kernel holds at once.
+_VMEM = 64 * 2**20
+# Others have less memory beside their matrix units, or two cores of which a kernel would use one.
+_CHIPS = ("TPU v5 lite", "TPU v6 lite")
+
+
+def serves(chip: str | None, rule: Rule, row: Side, column: Side) -> bool:
+    """Whether there is a kernel: for a v5e or v6e, of a rule without options, and for whole vectors.
+
+    Args:
+        chip: kind of the devices that this is compiled for, not those that are here; None is not known.
+    """
+    return (
+        chip in _CHIPS
+        and rule in (Softmax(), Sigmoid())
+        and row.present is None
+        and row.z.dtype == column.z.dtype
+        and row.z.dtype in (jnp.float32, jnp.bfloat16)
+        and row.z.shape[1] <= _HELD // _WIDE
+        and all(size % LANES == 0 for size in (*row.z.shape, len(column.z)))
+    )
+
+
+def forward(rule: Rule, row: Side, column: Side, rows, columns, *, interpret=False):
+    """As `tiles.forward`, of what `serves`."""
+
+    def some(carry, start, length):
+        rows, columns = carry
+        here = cut(column, start, length)
+        if isinstance(rule, Sigmoid):
+            return rows + _losses(row, here, interpret), None
+        of_rows, of_columns = _softmax(row, here, interpret)
+        columns_J = _merged(rule, cut(columns, start, length), of_columns)
+        return _merged(rule, rows, of_rows), put(columns, columns_J, start)
+
+    return fold(some, (rows, columns), len(column.z), _held(column))
+
+
+def backward(
+    rule: Rule, row: Side, column: Side, rows, columns, d_row: Side, d_column: Side, *, interpret=False
+):
+    """As `tiles.backward`, of what `serves`."""
+    slope, statistics = (
+        (kernels.sigmoid_slope, lambda found: found[1:])
+        if isinstance(rule, Sigmoid)
+        else (kernels.softmax_slope, lambda found: (found[0].peak, found[0].log_sum, found[1].log_sum))
+    )
+
+    def some(carry, start, length):
+        d_row, d_column = carry
+        here, of_columns = cut((column, columns if rule.columns else ()), start, length)
+        vectors = _vectors(row, here, statistics(rows), statistics(of_columns))
+        x_IE, bias_I, y_JE = _slopes(
+            slope, row.z, here.z, *vectors, d_row.z, cut(d_column.z, start, length), interpret
+        )
+        d_row = d_row._replace(z=x_IE, bias=d_row.bias + bias_I)
+        return d_row, d_column._replace(z=put(d_column.z, y_JE, start))
+
+    return fold(some, (d_row, d_column), len(column.z), _held(column))
+
+
+def _held(column: Side) -> int:
+    """Columns for one call of a kernel: whole tiles of them, or all."""
+    return min(len(column.z), _HELD // column.z.shape[1] // _WIDE * _WIDE)
+
+
+def _merged(rule, found, more):
+    return rule.merge(jax.tree.map(lambda *parts: jnp.stack(parts), found, more))
+
+
+def _vectors(row: Side, column: Side, of_rows=(), of_columns=()):
+    """[I, V] and [V, J]: scale, bias and index of the rows, the index of the columns, and statistics."""
+    # Counted from the first row they are small where they can be equal, and exact as float32.
+    row_I, column_J = ((side.index - row.index[0]).astype(jnp.float32) for side in (row, column))
+    return jnp.stack([row.scale, row.bias, row_I, *of_rows], axis=1), jnp.stack([column_J, *of_columns])
+
+
+def _sizes(x_IE, y_JE):
+    return math.gcd(len(x_IE), _HIGH), math.gcd(len(y_JE), _WIDE)
+
+
+def _call(kernel, x_IE, y_JE, row_IV, column_VJ, *more, more_specs=(), interpret, **options):
+    """`kernel` for all tiles: every column for the first rows, then for the next."""
+    high, wide = _sizes(x_IE, y_JE)
+    return pl.pallas_call(
+        kernel,
+        grid=(len(x_IE) // high, len(y_JE) // wide),
+        in_specs=[
+            pl.BlockSpec((high, x_IE.shape[1]), lambda i, j: (i, 0)),
+            pl.BlockSpec((wide, y_JE.shape[1]), lambda i, j: (j, 0)),
+            pl.BlockSpec((high, row_IV.shape[1]), lambda i, j: (i, 0)),
+            pl.BlockSpec((len(column_VJ), wide), lambda i, j: (0, j)),
+            *more_specs,
+        ],
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_VMEM),
+        interpret=interpret,
+        **options,
+    )(x_IE, y_JE, row_IV, column_VJ, *more)
+
+
+def _softmax(row: Side, column: Side, interpret):
+    """`SoftmaxStatistics` of these rows and columns, not finished."""
+    (rows, _), columns = row.z.shape, len(column.z)
+    high, _ = _sizes(row.z, column.z)
+    of_row, of_column = pltpu.VMEM((high, LANES), jnp.float32), pltpu.VMEM((SUBLANES, columns), jnp.float32)
+    found_I2, found_2J = _call(
+        kernels.softmax_kernel,
+        *(row.z, column.z, *_vectors(row, column)),
+        out_specs=[
+            pl.BlockSpec((high, 2), lambda i, j: (i, 0)),
+            pl.BlockSpec((2, columns), lambda i, j: (0, 0)),
+        ],
+        out_shape=[_float32(rows, 2), _float32(2, columns)],
+        scratch_shapes=[of_row, of_row, of_column, of_column],
+        name="contrastive_softmax",
+        interpret=interpret,
+    )
+    return SoftmaxStatistics(found_I2[:, 0], found_I2[:, 1]), SoftmaxStatistics(*found_2J)
+
+
+def _losses(row: Side, column: Side, interpret):
+    """The sum of each row's sigmoid losses, [I]."""
+    high, _ = _sizes(row.z, column.z)
+    losses_I1 = _call(
+        kernels.sigmoid_kernel,
+        *(row.z, column.z, *_vectors(row, column)),
+        out_specs=pl.BlockSpec((high, 1), lambda i, j: (i, 0)),
+        out_shape=_float32(len(row.z), 1),
+        scratch_shapes=[pltpu.VMEM((high, LANES), jnp.float32)],
+        name="contrastive_sigmoid",
+        interpret=interpret,
+    )
+    return losses_I1[:, 0]
+
+
+def _slopes(slope, x_IE, y_JE, row_IV, column_VJ, d_x_IE, d_y_JE, interpret):
+    """The gradients so far of rows and columns with more of these tiles, and that of the rows' biases."""
+    high, wide = _sizes(x_IE, y_JE)
+    of_rows, last = pl.BlockSpec((high, x_IE.shape[1]), lambda i, j: (i, 0)), len(y_JE) // wide - 1
+    # The columns' gradient so far comes in with the first rows, and is not fetched again.
+    once = pl.BlockSpec((wide, y_JE.shape[1]), lambda i, j: (jnp.where(i == 0, j, last), 0))
+    d_x_IE, d_bias_I1, d_y_JE = _call(
+        functools.partial(kernels.slope_kernel, slope),
+        *(x_IE, y_JE, row_IV, column_VJ, d_x_IE, d_y_JE),
+        more_specs=[of_rows, once],
+        out_specs=[
+            of_rows,
+            pl.BlockSpec((high, 1), lambda i, j: (i, 0)),
+            pl.BlockSpec(y_JE.shape, lambda i, j: (0, 0)),
+        ],
+        out_shape=[_float32(*x_IE.shape), _float32(len(x_IE), 1), _float32(*y_JE.shape)],
+        scratch_shapes=[pltpu.VMEM((high, LANES), jnp.float32)],
+        input_output_aliases={4: 0, 5: 2},
+        name="contrastive_slope",
+        interpret=interpret,
+    )
+    return d_x_IE, d_bias_I1[:, 0], d_y_JE
+
+
+def _float32(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
