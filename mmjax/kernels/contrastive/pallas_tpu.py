@@ -2,7 +2,7 @@
 
 The kernels are in `pallas_tpu_kernels.py`, and what they gain in docs/exactness.md.
 
-Letters: I rows, J columns, E embedding, V vectors with an entry for each row or column.
+Letters: I rows, J columns, E embedding, V vectors with an entry for each row.
 """
 
 import functools
@@ -64,19 +64,12 @@ def backward(
     rule: Rule, row: Side, column: Side, rows, columns, d_row: Side, d_column: Side, *, interpret=False
 ):
     """As `tiles.backward`, of what `serves`."""
-    slope, statistics = (
-        (kernels.sigmoid_slope, lambda found: found[1:])
-        if isinstance(rule, Sigmoid)
-        else (kernels.softmax_slope, lambda found: (found[0].peak, found[0].log_sum, found[1].log_sum))
-    )
 
     def some(carry, start, length):
         d_row, d_column = carry
-        here, of_columns = cut((column, columns if rule.columns else ()), start, length)
-        vectors = _vectors(row, here, statistics(rows), statistics(of_columns))
-        x_IE, bias_I, y_JE = _slopes(
-            slope, row.z, here.z, *vectors, d_row.z, cut(d_column.z, start, length), interpret
-        )
+        here, columns_J = cut((column, columns if rule.columns else None), start, length)
+        before = d_row.z, cut(d_column.z, start, length)
+        x_IE, bias_I, y_JE = _gradients(rule, row, here, rows, columns_J, before, interpret)
         d_row = d_row._replace(z=x_IE, bias=d_row.bias + bias_I)
         return d_row, d_column._replace(z=put(d_column.z, y_JE, start))
 
@@ -92,44 +85,51 @@ def _merged(rule, found, more):
     return rule.merge(jax.tree.map(lambda *parts: jnp.stack(parts), found, more))
 
 
-def _vectors(row: Side, column: Side, of_rows=(), of_columns=()):
-    """[I, V] and [V, J]: scale, bias and index of the rows, the index of the columns, and statistics."""
-    # Counted from the first row they are small where they can be equal, and exact as float32.
-    row_I, column_J = ((side.index - row.index[0]).astype(jnp.float32) for side in (row, column))
-    return jnp.stack([row.scale, row.bias, row_I, *of_rows], axis=1), jnp.stack([column_J, *of_columns])
+def _indices(row: Side, column: Side):
+    """Those of rows and columns, for comparisons: from the first row on, where float32 counts exactly."""
+    return [(side.index - row.index[0]).astype(jnp.float32) for side in (row, column)]
 
 
-def _sizes(x_IE, y_JE):
-    return math.gcd(len(x_IE), _HIGH), math.gcd(len(y_JE), _WIDE)
+def _sizes(row: Side, column: Side):
+    return math.gcd(len(row.z), _HIGH), math.gcd(len(column.z), _WIDE)
 
 
-def _call(kernel, x_IE, y_JE, row_IV, column_VJ, *more, more_specs=(), interpret, **options):
-    """`kernel` for all tiles: every column for the first rows, then for the next."""
-    high, wide = _sizes(x_IE, y_JE)
+def _call(kernel, row, column, *, of_rows=(), of_columns=(), more=(), more_specs=(), interpret, **options):
+    """`kernel` for all tiles: every column for the first rows, then for the next.
+
+    Args:
+        of_rows, of_columns: vectors that it needs beside the rows' scale and bias.
+    """
+    (high, wide), width = _sizes(row, column), row.z.shape[1]
+    row_IV = jnp.stack([row.scale, row.bias, *of_rows], axis=1)
+    arrays, specs = (
+        [row.z, column.z, row_IV],
+        [
+            pl.BlockSpec((high, width), lambda i, j: (i, 0)),
+            pl.BlockSpec((wide, width), lambda i, j: (j, 0)),
+            pl.BlockSpec((high, row_IV.shape[1]), lambda i, j: (i, 0)),
+        ],
+    )
+    if of_columns:
+        arrays.append(jnp.stack(of_columns))
+        specs.append(pl.BlockSpec((len(of_columns), wide), lambda i, j: (0, j)))
     return pl.pallas_call(
         kernel,
-        grid=(len(x_IE) // high, len(y_JE) // wide),
-        in_specs=[
-            pl.BlockSpec((high, x_IE.shape[1]), lambda i, j: (i, 0)),
-            pl.BlockSpec((wide, y_JE.shape[1]), lambda i, j: (j, 0)),
-            pl.BlockSpec((high, row_IV.shape[1]), lambda i, j: (i, 0)),
-            pl.BlockSpec((len(column_VJ), wide), lambda i, j: (0, j)),
-            *more_specs,
-        ],
+        grid=(len(row.z) // high, len(column.z) // wide),
+        in_specs=[*specs, *more_specs],
         compiler_params=pltpu.CompilerParams(vmem_limit_bytes=_VMEM),
         interpret=interpret,
         **options,
-    )(x_IE, y_JE, row_IV, column_VJ, *more)
+    )(*arrays, *more)
 
 
 def _softmax(row: Side, column: Side, interpret):
     """`SoftmaxStatistics` of these rows and columns, not finished."""
-    (rows, _), columns = row.z.shape, len(column.z)
-    high, _ = _sizes(row.z, column.z)
+    (high, _), rows, columns = _sizes(row, column), len(row.z), len(column.z)
     of_row, of_column = pltpu.VMEM((high, LANES), jnp.float32), pltpu.VMEM((SUBLANES, columns), jnp.float32)
     found_I2, found_2J = _call(
         kernels.softmax_kernel,
-        *(row.z, column.z, *_vectors(row, column)),
+        *(row, column),
         out_specs=[
             pl.BlockSpec((high, 2), lambda i, j: (i, 0)),
             pl.BlockSpec((2, columns), lambda i, j: (0, 0)),
@@ -144,10 +144,13 @@ def _softmax(row: Side, column: Side, interpret):
 
 def _losses(row: Side, column: Side, interpret):
     """The sum of each row's sigmoid losses, [I]."""
-    high, _ = _sizes(row.z, column.z)
+    high, _ = _sizes(row, column)
+    row_I, column_J = _indices(row, column)
     losses_I1 = _call(
         kernels.sigmoid_kernel,
-        *(row.z, column.z, *_vectors(row, column)),
+        *(row, column),
+        of_rows=[row_I],
+        of_columns=[column_J],
         out_specs=pl.BlockSpec((high, 1), lambda i, j: (i, 0)),
         out_shape=_float32(len(row.z), 1),
         scratch_shapes=[pltpu.VMEM((high, LANES), jnp.float32)],
@@ -157,28 +160,37 @@ def _losses(row: Side, column: Side, interpret):
     return losses_I1[:, 0]
 
 
-def _slopes(slope, x_IE, y_JE, row_IV, column_VJ, d_x_IE, d_y_JE, interpret):
-    """The gradients so far of rows and columns with more of these tiles, and that of the rows' biases."""
-    high, wide = _sizes(x_IE, y_JE)
-    of_rows, last = pl.BlockSpec((high, x_IE.shape[1]), lambda i, j: (i, 0)), len(y_JE) // wide - 1
-    # The columns' gradient so far comes in with the first rows, and is not fetched again.
-    once = pl.BlockSpec((wide, y_JE.shape[1]), lambda i, j: (jnp.where(i == 0, j, last), 0))
-    d_x_IE, d_bias_I1, d_y_JE = _call(
+def _gradients(rule: Rule, row: Side, column: Side, rows, columns, before, interpret):
+    """The gradients of rows and columns `before` with those of these tiles, and that of the rows' biases."""
+    if isinstance(rule, Sigmoid):
+        row_I, column_J = _indices(row, column)
+        slope, of_rows, of_columns = kernels.sigmoid_slope, [row_I, rows[1]], [column_J]
+    else:
+        slope = kernels.softmax_slope
+        of_rows, of_columns = ([x[0].peak, x[0].log_sum, x[1].log_sum] for x in (rows, columns))
+    (high, wide), width = _sizes(row, column), row.z.shape[1]
+    by_row, last = pl.BlockSpec((high, width), lambda i, j: (i, 0)), len(column.z) // wide - 1
+    # What columns have so far comes in with the first rows, and is not fetched again.
+    once = pl.BlockSpec((wide, width), lambda i, j: (jnp.where(i == 0, j, last), 0))
+    x_IE, bias_I1, y_JE = _call(
         functools.partial(kernels.slope_kernel, slope),
-        *(x_IE, y_JE, row_IV, column_VJ, d_x_IE, d_y_JE),
-        more_specs=[of_rows, once],
+        *(row, column),
+        of_rows=of_rows,
+        of_columns=of_columns,
+        more=before,
+        more_specs=[by_row, once],
         out_specs=[
-            of_rows,
+            by_row,
             pl.BlockSpec((high, 1), lambda i, j: (i, 0)),
-            pl.BlockSpec(y_JE.shape, lambda i, j: (0, 0)),
+            pl.BlockSpec(column.z.shape, lambda i, j: (0, 0)),
         ],
-        out_shape=[_float32(*x_IE.shape), _float32(len(x_IE), 1), _float32(*y_JE.shape)],
+        out_shape=[_float32(*row.z.shape), _float32(len(row.z), 1), _float32(*column.z.shape)],
         scratch_shapes=[pltpu.VMEM((high, LANES), jnp.float32)],
         input_output_aliases={4: 0, 5: 2},
         name="contrastive_slope",
         interpret=interpret,
     )
-    return d_x_IE, d_bias_I1[:, 0], d_y_JE
+    return x_IE, bias_I1[:, 0], y_JE
 
 
 def _float32(*shape):

@@ -6,8 +6,8 @@ lanes of one is slow: a row has 128 running statistics, each of every 128th colu
 every 8th row.
 
 The grid is (rows / I, columns / J), and its last axis moves first. Refs: `x_ref` [I, E] and `y_ref` [J, E]
-embeddings; `row_ref` [I, V] scale, bias, index and statistics of each row; `column_ref` [V, J] index and
-statistics of each column.
+embeddings; `row_ref` [I, V] scale and bias of each row, and what else is known of it; `column_ref` [V, J]
+what is known of each column.
 
 Letters: I rows and J columns of a tile, E embedding, V vectors, U sublanes, 1 a place to repeat over.
 """
@@ -26,7 +26,7 @@ LANES, SUBLANES = 128, 8
 _PART = 256
 
 
-def softmax_kernel(x_ref, y_ref, row_ref, column_ref, rows_ref, columns_ref, *found_refs):
+def softmax_kernel(x_ref, y_ref, row_ref, rows_ref, columns_ref, *found_refs):
     """Largest logit and sum of exponentials of every row, [I, 2], and every column, [2, J], online."""
     row_peak, row_sum, column_peak, column_sum = found_refs
     here = _columns(y_ref)
@@ -40,7 +40,7 @@ def softmax_kernel(x_ref, y_ref, row_ref, column_ref, rows_ref, columns_ref, *fo
         nothing_UJ = jnp.zeros((SUBLANES, len(y_ref)), jnp.float32)
         column_peak[:, here], column_sum[:, here] = nothing_UJ + NEVER, nothing_UJ
 
-    for rows, logits_IJ, _ in _parts(x_ref, y_ref, row_ref):
+    for rows, logits_IJ, *_ in _parts(x_ref, y_ref, row_ref):
         _add_exponentials(row_peak.at[rows], row_sum.at[rows], _split(logits_IJ, 1, LANES))
         _add_exponentials(column_peak.at[:, here], column_sum.at[:, here], _split(logits_IJ, 0, SUBLANES))
 
@@ -76,7 +76,7 @@ def sigmoid_kernel(x_ref, y_ref, row_ref, column_ref, losses_ref, sums):
     def _():
         sums[...] = jnp.zeros_like(sums)
 
-    for rows, logits_IJ, (_, index_I1) in _parts(x_ref, y_ref, row_ref):
+    for rows, logits_IJ, _, index_I1 in _parts(x_ref, y_ref, row_ref):
         wrong_IJ = jnp.where(index_I1 == column_ref[...], -logits_IJ, logits_IJ)
         losses_IJ = jnp.maximum(wrong_IJ, 0) + jnp.log1p(jnp.exp(-jnp.abs(wrong_IJ)))
         sums[rows] += sum(_split(losses_IJ, 1, LANES))
@@ -99,7 +99,7 @@ def slope_kernel(slope, x_ref, y_ref, row_ref, column_ref, x_before, y_before, d
     def _():
         d_y[here] = y_before[...]
 
-    for rows, logits_IJ, (scale_I1, *rows_I1) in _parts(x_ref, y_ref, row_ref):
+    for rows, logits_IJ, scale_I1, *rows_I1 in _parts(x_ref, y_ref, row_ref):
         slope_IJ = slope(logits_IJ, *rows_I1, *columns_1J)
         # As narrow as the embeddings, as in `tiles.backward`.
         d_x[rows] += _dot(slope_IJ.astype(y_ref.dtype), y_ref[...], 1, 0)
@@ -111,7 +111,7 @@ def slope_kernel(slope, x_ref, y_ref, row_ref, column_ref, x_before, y_before, d
         d_bias[...] = jnp.sum(sums[...], axis=1, keepdims=True)
 
 
-def softmax_slope(logits_IJ, _, peak_I, log_sum_I, gradient_I, __, peak_J, log_sum_J, gradient_J):
+def softmax_slope(logits_IJ, peak_I, log_sum_I, gradient_I, peak_J, log_sum_J, gradient_J):
     of_rows_IJ = gradient_I * jnp.exp((logits_IJ - peak_I) - log_sum_I)
     return of_rows_IJ + gradient_J * jnp.exp((logits_IJ - peak_J) - log_sum_J)
 
@@ -122,12 +122,12 @@ def sigmoid_slope(logits_IJ, index_I, gradient_I, index_J):
 
 
 def _parts(x_ref, y_ref, row_ref):
-    """(their rows, their logits, [scale, index and statistics of the rows]) of every part of a tile."""
+    """(its rows, its logits, the rows' scale, their further vectors ...) of every part of a tile."""
     part = min(_PART, len(x_ref))
     for start in range(0, len(x_ref), part):
         rows = pl.ds(start, part)
         scale_I1, bias_I1, *more = [row_ref[rows, k : k + 1] for k in range(row_ref.shape[1])]
-        yield rows, scale_I1 * _dot(x_ref[rows], y_ref[...], 1, 1) + bias_I1, [scale_I1, *more]
+        yield rows, scale_I1 * _dot(x_ref[rows], y_ref[...], 1, 1) + bias_I1, scale_I1, *more
 
 
 def _dot(a, b, a_axis, b_axis):
