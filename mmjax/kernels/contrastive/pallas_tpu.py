@@ -24,7 +24,7 @@ _HIGH, _WIDE = 512, 1024
 _HELD = 2**21
 # Of the chips' 128 MiB, for all that a kernel holds at once.
 _VMEM = 64 * 2**20
-# Others have less memory beside their matrix units, or two cores of which a kernel would use one.
+# A v5p has two cores, of which a kernel would use one; others were not tried.
 _CHIPS = ("TPU v5 lite", "TPU v6 lite")
 
 
