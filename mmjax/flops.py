@@ -37,8 +37,7 @@ _PEAKS = {
 def count(function, *args) -> int:
     """Operations of one call of `function(*args)` on all devices together.
 
-    Of branches the costliest counts, and of ways to do the same on different platforms the cheapest: the
-    others pad or repeat. A loop without a fixed number of turns counts as one turn.
+    Of branches the costliest counts, and a loop without a fixed number of turns as one turn.
 
     Args:
         args: arrays or `jax.ShapeDtypeStruct`s, of global shape.
@@ -82,20 +81,20 @@ def _equation_flops(equation) -> int:
         return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
     inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
     if name == "cond":
-        return min(inner) if "branches_platforms" in equation.params else max(inner)
-    return _turns(equation) * sum(inner)
+        # One branch runs: of a choice by platform any, each of which counts the same or, if opaque, nothing.
+        return max(inner)
+    return sum(inner) * _times(equation)
 
 
-def _turns(equation) -> int:
-    """How often what is inside of an equation is done."""
+def _times(equation) -> int:
+    """How often what is inside an equation runs."""
     params = equation.params
-    match equation.primitive.name:
-        case "scan":
-            return params["length"]
-        case "pallas_call":
-            return math.prod(params["grid_mapping"].grid)
-        case "shard_map":
-            return _parts(params["mesh"], (*params["in_specs"], *params["out_specs"]))
+    if equation.primitive.name == "scan":
+        return params["length"]
+    if equation.primitive.name == "pallas_call":
+        return math.prod(params["grid_mapping"].grid)
+    if equation.primitive.name == "shard_map":
+        return _parts(params["mesh"], (*params["in_specs"], *params["out_specs"]))
     return 1
 
 

@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 
 from mmjax import sharding
-from mmjax.kernels.contrastive import tiles, transport
+from mmjax.kernels.contrastive import pallas_tpu, tiles, transport
 from mmjax.kernels.contrastive.rules import Rule, Side, nested
 
 Implementation = Literal["auto", "dense", "ring", "gather"]
@@ -76,7 +76,14 @@ def statistics(
         nothing = _nothing(rule, row, column)
         found = [rule.add(*nothing, logits_BB, row, column) for logits_BB in nested(row, column, widths)]
         return [_finish(rule, *of_width) for of_width in found]
-    plan = _Plan(rule, widths, None if sharding.batch_devices(mesh) == 1 else mesh, implementation)
+    device = mesh.abstract_mesh.abstract_device
+    plan = _Plan(
+        rule,
+        widths,
+        None if sharding.batch_devices(mesh) == 1 else mesh,
+        implementation,
+        None if device is None else device.device_kind,
+    )
     return list(zip(*_streamed(plan, row, column), strict=True))
 
 
@@ -86,6 +93,11 @@ class _Plan:
     widths: tuple[int, ...]
     mesh: Mesh | AbstractMesh | None  # None where nothing is split
     implementation: Implementation
+    chip: str | None  # the kind of device of the mesh; None where there is no mesh to tell
+
+    def tiles(self, row, column):
+        """The module with the `forward` and `backward` that suit this."""
+        return pallas_tpu if pallas_tpu.serves(self.chip, self.rule, row, column) else tiles
 
     def spread(self, function, *args):
         """`function` on each device's part of `args` and of its result."""
@@ -119,7 +131,7 @@ def _forward(plan, row, column):
         rows, _ = _nothing(rule, row, column)
 
         def visit(rows, column, columns):
-            return tiles.forward(rule, plan.widths, row, column, rows, columns)
+            return plan.tiles(row, column).forward(rule, plan.widths, row, column, rows, columns)
 
         def empty(column):
             return [_nothing(rule, row, column)[1]] * count
@@ -143,7 +155,8 @@ def _backward(plan, residuals, gradients):
     def local(row, column, rows, columns):
         def visit(d_row, guest, d_column):
             column, columns = guest
-            return tiles.backward(plan.rule, plan.widths, row, column, rows, columns, d_row, d_column)
+            part = plan.tiles(row, column)
+            return part.backward(plan.rule, plan.widths, row, column, rows, columns, d_row, d_column)
 
         def home(axes, d_column):
             return jax.tree.map(lambda x: lax.psum_scatter(x, axes, tiled=True), d_column)
