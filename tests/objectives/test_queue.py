@@ -110,8 +110,17 @@ def test_each_prefix_is_compared_with_prefixes_of_the_queue():
     np.testing.assert_allclose(found[1][0], (whole + prefix) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "ring", "gather"])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "implementation"),
+    [
+        ((8, 1, 1), "dense"),
+        ((2, 2, 2), "gather"),
+        pytest.param((8, 1, 1), "gather", marks=pytest.mark.slow),
+        pytest.param((8, 1, 1), "ring", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), "ring", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_queue_is_the_same_on_every_mesh(sizes, implementation):
     alone = run(infonce(), 5)
     mesh = tinyclip.mesh_of(sizes)
