@@ -93,7 +93,7 @@ def test_an_empty_queue_changes_nothing(objective):
     value, gradient = jax.value_and_grad(lambda z: plain.apply(variables, z, batch).value)(z)
     found = run(plain.clone(queue=Queue(size=SIZE)), 1)[0]
     np.testing.assert_allclose(found[0], value, rtol=1e-6)
-    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-7), found[1], gradient)
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6), found[1], gradient)
 
 
 def test_each_prefix_is_compared_with_prefixes_of_the_queue():
@@ -110,8 +110,17 @@ def test_each_prefix_is_compared_with_prefixes_of_the_queue():
     np.testing.assert_allclose(found[1][0], (whole + prefix) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", ["dense", "ring", "gather"])
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "implementation"),
+    [
+        ((8, 1, 1), "dense"),
+        ((2, 2, 2), "gather"),
+        pytest.param((8, 1, 1), "gather", marks=pytest.mark.slow),
+        pytest.param((8, 1, 1), "ring", marks=pytest.mark.slow),
+        pytest.param((2, 2, 2), "ring", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_the_queue_is_the_same_on_every_mesh(sizes, implementation):
     alone = run(infonce(), 5)
     mesh = tinyclip.mesh_of(sizes)
