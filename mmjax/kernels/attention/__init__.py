@@ -50,7 +50,7 @@ def attention(
         k, v: [B, T, X].
         kv_len: positions from here on are padding; None for none.
         lengths: int [B]; positions of an example from here on are padding.
-        segment_ids: int [B, S]; a position sees its own segment only. Of as many queries as keys.
+        segment_ids: int or bool [B, S]; a position sees its own segment only. Of as many queries as keys.
         causal: a position sees none after it. Of as many queries as keys.
         scale: of the scores; None: 1 / sqrt(head width).
         implementation: "auto" takes for the device that this is compiled for the one that serves best
@@ -101,7 +101,7 @@ def _check_masks(q, k, kv_len, lengths, segment_ids, causal):
     if kv_len is not None and not 1 <= kv_len <= keys:
         raise ValueError(f"kv_len={kv_len} is not in 1 ... {keys}, the number of keys")
     for name, x, shape in (("lengths", lengths, (batch,)), ("segment_ids", segment_ids, (batch, queries))):
-        if x is not None and (x.shape != shape or not jnp.issubdtype(x.dtype, jnp.integer)):
+        if x is not None and (x.shape != shape or jnp.issubdtype(x.dtype, jnp.inexact)):
             raise ValueError(f"{name} are integers of shape {shape}, got {x.dtype} of shape {x.shape}")
     if queries != keys and (causal or segment_ids is not None):
         raise ValueError(
