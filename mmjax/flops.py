@@ -72,8 +72,20 @@ def _equation_flops(equation) -> int:
         output_axis = equation.params["dimension_numbers"].rhs_spec[0]
         per_output = math.prod(n for i, n in enumerate(kernel) if i != output_axis)
         return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
-    inner = sum(_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation))
-    return inner * equation.params["length"] if name == "scan" else inner
+    inner = [_jaxpr_flops(jaxpr) for jaxpr in _inner_jaxprs(equation)]
+    if name == "cond":
+        # One branch runs: of a choice by platform any, each of which counts the same or, if opaque, nothing.
+        return max(inner)
+    return sum(inner) * _times(equation)
+
+
+def _times(equation) -> int:
+    """How often what is inside an equation runs."""
+    if equation.primitive.name == "scan":
+        return equation.params["length"]
+    if equation.primitive.name == "pallas_call":
+        return math.prod(equation.params["grid_mapping"].grid)
+    return 1
 
 
 def _inner_jaxprs(equation):

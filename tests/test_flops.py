@@ -8,6 +8,7 @@ import debugrun
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from mmjax import flops
 
@@ -61,6 +62,24 @@ def test_a_scan_costs_its_body_at_every_turn():
 
     rolled, unrolled = functools.partial(power, unroll=1), functools.partial(power, unroll=7)
     assert flops.count(rolled, shape(4, 4)) == 7 * 2 * 4**3 == flops.count(unrolled, shape(4, 4))
+
+
+def test_of_branches_the_dearest_counts():
+    def either(x, y):
+        return jax.lax.cond(True, lambda: x @ y, lambda: x @ y @ y)
+
+    assert flops.count(either, shape(4, 4), shape(4, 4)) == 2 * 2 * 4**3
+
+
+def test_a_kernel_costs_its_body_at_every_place_of_its_grid():
+    def kernel(x_ref, y_ref):
+        y_ref[...] = x_ref[...] @ x_ref[...]
+
+    def squares(x):
+        spec = pl.BlockSpec((None, 4, 4), lambda i, j: (i, 0, j))
+        return pl.pallas_call(kernel, out_shape=x, grid=(3, 2), in_specs=[spec], out_specs=spec)(x)
+
+    assert flops.count(squares, shape(3, 4, 8)) == 3 * 2 * 2 * 4**3
 
 
 @jax.custom_vjp
