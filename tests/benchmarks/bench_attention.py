@@ -4,8 +4,8 @@
     python tests/benchmarks/bench_attention.py gpu > table.md
 
 `gpu` times all published lengths and head widths at 6,144 heads in bfloat16, ours beside XLA's, cuDNN's and,
-where torch is installed, its flash and cuDNN attention, forward and with the backward pass. Fractions are of what
-this card's memory and matrix products reach when measured alone. What does not fit or is not served says so.
+where torch is installed, its flash and cuDNN attention, forward and with the backward pass. Fractions are of
+what this card's memory and products reach when measured alone. What does not fit or is not served says so.
 
 Letters: B batch, S positions, X = heads x head width.
 """
@@ -66,8 +66,8 @@ def jax_step(attend, args, *, is_training, calls):
 
 def torch_step(backend, shape, *, is_training, calls):
     """The same of torch's `scaled_dot_product_attention`, from the same packed layout."""
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
+    import torch  # noqa: TID251
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: TID251
 
     packed = [torch.randn(shape, dtype=torch.bfloat16, device="cuda") for _ in range(4)]
     *leaves, gradient = (x.requires_grad_(is_training) for x in packed)
