@@ -32,7 +32,8 @@ def unpadded(attend, case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
     y_BSX = einops.rearrange(y_BSNK, "b s n k -> b s (n k)")
     if case.lengths and case.is_self:
         y_BSX = jnp.where(real_BT1, y_BSX, 0)
-    return jnp.pad(y_BSX, ((0, 0), (0, case.queries - y_BSX.shape[1]), (0, 0)))
+    padding = case.queries - y_BSX.shape[1]
+    return jnp.pad(y_BSX, ((0, 0), (0, padding), (0, 0))) if padding else y_BSX
 
 
 def positions_before(lengths_B, positions: int):

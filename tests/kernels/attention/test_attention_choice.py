@@ -1,4 +1,4 @@
-"""What attention refuses, in one line that says what to do, and what it says about its choice."""
+"""What attention refuses, in one line that says what to do; what it chooses, says and costs."""
 
 import attending
 import jax
@@ -87,3 +87,24 @@ def test_what_only_xla_serves_needs_no_choice_by_platform(monkeypatch):
 def test_members_of_the_suite_are_those_that_run_here():
     assert set(attending.MEMBERS) == set(choice.MEMBERS) - {"cudnn"}
     assert dispatch.MEMBERS is choice.MEMBERS
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_on_a_cpu_auto_costs_what_jax_itself_does(monkeypatch, dtype, causal):
+    monkeypatch.setattr(choice, "compilable", frozenset)
+    x = random((2, 9, 64), dtype=dtype)
+
+    def plain(q, k, v):
+        apart = (x.reshape(2, 9, 4, 16) for x in (q, k, v))
+        return jax.nn.dot_product_attention(*apart, is_causal=causal).reshape(q.shape)
+
+    def auto(q, k, v):
+        return attention(q, k, v, num_heads=4, causal=causal)
+
+    def cost(attend):
+        run = jax.jit(lambda q, k, v, gradient: jax.vjp(attend, q, k, v)[1](gradient))
+        found = run.lower(x, x, x, x).compile().cost_analysis()
+        return {name: found[name] for name in ("flops", "bytes accessed", "transcendentals")}
+
+    assert cost(auto) == cost(plain)
