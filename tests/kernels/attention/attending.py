@@ -17,7 +17,7 @@ import numpy as np
 from mmjax.kernels.attention import attention
 
 # Those that run on a CPU, interpreted where they are kernels.
-MEMBERS = ("xla",)
+MEMBERS = ("xla", "pallas_tpu")
 
 WIDTHS = (64, 72, 80, 88, 96, 104, 128)
 # Of published towers, and their neighbours.
