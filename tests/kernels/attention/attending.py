@@ -181,13 +181,19 @@ def pairwise(**choices):
     return examples
 
 
+QUICK_LENGTHS, QUICK_HEADS = (1, 50, 77), (1, 3)
 QUICK = pairwise(
-    length=(1, 50, 77, 197),
+    length=QUICK_LENGTHS,
     width=WIDTHS,
-    heads=(1, 3, 8),
+    heads=QUICK_HEADS,
     dtype=tuple(DTYPES),
     **dict.fromkeys(MASKS, (False, True)),
 )
+# More heads than a block of a kernel has, and more rows than a tile.
+QUICK += [
+    Example(length=17, heads=16, width=80, dtype="bfloat16", lengths=True),
+    Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
+]
 ALL = [
     Example(length=length, width=width, dtype=dtype, **masks)
     for length, width, dtype in itertools.product(LENGTHS, WIDTHS, DTYPES)

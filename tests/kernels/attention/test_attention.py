@@ -3,6 +3,8 @@
 Kernels are interpreted here, so this is about what they compute, not about what compiles.
 """
 
+import itertools
+
 import attending
 import numpy as np
 import pytest
@@ -79,6 +81,8 @@ def test_large_scores_neither_overflow_nor_lose_their_order(member):
 
 
 def test_the_quick_examples_pair_every_value_with_every_other():
-    met = {(getattr(e, a), getattr(e, b)) for e in QUICK for a, b in [("length", "width")]}
-    assert len(met) == 4 * len(attending.WIDTHS)
-    assert {(e.dtype, e.heads) for e in QUICK} == {(d, n) for d in attending.DTYPES for n in (1, 3, 8)}
+    choices = dict(length=attending.QUICK_LENGTHS, width=attending.WIDTHS, heads=attending.QUICK_HEADS)
+    choices |= dict(dtype=attending.DTYPES) | dict.fromkeys(attending.MASKS, (False, True))
+    for one, other in itertools.combinations(choices, 2):
+        met = {(getattr(example, one), getattr(example, other)) for example in QUICK}
+        assert met >= set(itertools.product(choices[one], choices[other])), (one, other)

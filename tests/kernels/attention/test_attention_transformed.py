@@ -122,7 +122,7 @@ def test_policies_can_save_the_output():
     assert saved(names(SAVED)) == saved(names("nothing")) + 1
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member != "xla"])
 def test_towers_train_alike_in_micro_batches_on_a_mesh(member):
     encoder = tinyclip.ENCODER.clone(remat="dots", dropout=0.1, attention=member)
     cfg, plain = (
