@@ -92,7 +92,6 @@ class Example:
 
 
 MASKS = ("kv_len", "lengths", "segments", "causal")
-EVERY_MASK = [dict(zip(MASKS, on, strict=True)) for on in itertools.product((False, True), repeat=len(MASKS))]
 
 
 def reference(example):
@@ -157,32 +156,32 @@ def errors(member, example):
     return {name: (np.linalg.norm(x) / norm, np.abs(x).max() / size) for name, x in apart.items()}
 
 
-def pairwise(**choices):
-    """Examples such that any two values of different fields meet in one of them.
+def covering(**choices):
+    """Examples such that any two values of different fields, and any choice of masks, meet in one of them.
 
-    Greedily: of many random candidates the one with the most new pairs, until none is left.
+    Greedily: of many random candidates the one in which most meets for the first time, until nothing is left.
     """
     rng = np.random.default_rng(0)
-    names = list(choices)
-    pairs = {
-        ((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in choices[a] for y in choices[b]
-    }
+
+    def meetings(fields):
+        return {*itertools.combinations(fields.items(), 2), tuple((mask, fields[mask]) for mask in MASKS)}
+
+    every = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    missing = set().union(*map(meetings, every))
     examples = []
-
-    def new(fields):
-        return pairs & set(itertools.combinations(fields.items(), 2))
-
-    while pairs:
-        (a, x), (b, y) = min(pairs, key=str)
-        draws = [{name: choices[name][rng.integers(len(choices[name]))] for name in names} for _ in range(50)]
-        best = max((draw | {a: x, b: y} for draw in draws), key=lambda fields: len(new(fields)))
-        pairs -= new(best)
+    while missing:
+        first = dict(min(missing, key=str))
+        draws = [
+            {name: values[rng.integers(len(values))] for name, values in choices.items()} for _ in range(50)
+        ]
+        best = max((draw | first for draw in draws), key=lambda fields: len(meetings(fields) & missing))
+        missing -= meetings(best)
         examples.append(Example(**best))
     return examples
 
 
 QUICK_LENGTHS, QUICK_HEADS = (1, 50, 77), (1, 3)
-QUICK = pairwise(
+QUICK = covering(
     length=QUICK_LENGTHS,
     width=WIDTHS,
     heads=QUICK_HEADS,
