@@ -68,11 +68,14 @@ def backward(*refs, case: Case, blocks: Blocks):
     units = _units(masks, blocks)
     k_TK, v_TK = (_rows(masks, ref, case, clear=True) for ref in (k_ref, v_ref))
     q_KS, k_KS, g_KS = (_columns(masks, ref, case, clear=True) for ref in (q_ref, k_ref, g_ref))
-    dk_KT, dv_KT = {}, {}
+    dk_KT, dv_KT = ([[] for _ in range(blocks.heads)] for _ in range(2))  # of parts, to be added up
 
-    def products(unit, _):
+    def scores(unit, _):
         head, part, hide = unit
-        s_TQ = hide(_scores(case, k_TK[head], q_KS[head][:, part]))
+        return hide(_scores(case, k_TK[head], q_KS[head][:, part]))
+
+    def products(unit, s_TQ):
+        head, part, _ = unit
         return s_TQ, _product(v_TK[head], g_KS[head][:, part])
 
     def slopes(unit, values):
@@ -84,14 +87,14 @@ def backward(*refs, case: Case, blocks: Blocks):
 
     def gradients(unit, values):
         (head, part, _), (w_TQ, ds_TQ) = unit, values
-        dv_KT[head] = dv_KT.get(head, 0) + _product(g_KS[head][:, part], w_TQ, 1)
-        dk_KT[head] = dk_KT.get(head, 0) + _product(q_KS[head][:, part], ds_TQ, 1)
+        dv_KT[head].append(_product(g_KS[head][:, part], w_TQ, 1))
+        dk_KT[head].append(_product(q_KS[head][:, part], ds_TQ, 1))
         return _product(k_KS[head], ds_TQ) * case.scale
 
-    dq_KQ = _in_turns(units, blocks.ahead, products, slopes, gradients)
+    dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
     _put(masks, dq_ref, _joined(units, dq_KQ), case)
-    _put(masks, dk_ref, [x_KT * case.scale for x_KT in dk_KT.values()], case)
-    _put(masks, dv_ref, list(dv_KT.values()), case)
+    _put(masks, dk_ref, [sum(parts[1:], parts[0]) * case.scale for parts in dk_KT], case)
+    _put(masks, dv_ref, [sum(parts[1:], parts[0]) for parts in dv_KT], case)
 
 
 def _units(masks: Masks, blocks: Blocks):
