@@ -1,7 +1,6 @@
 """How much of attention one grid step of a TPU takes: from a table where a case is in it, else by a rule."""
 
 import dataclasses
-import functools
 
 from mmjax.kernels.attention.case import Case
 

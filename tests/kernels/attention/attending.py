@@ -92,6 +92,7 @@ class Example:
 
 
 MASKS = ("kv_len", "lengths", "segments", "causal")
+EVERY_MASK = [dict(zip(MASKS, on, strict=True)) for on in itertools.product((False, True), repeat=len(MASKS))]
 
 
 def reference(example):
