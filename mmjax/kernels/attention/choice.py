@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import jax
 
-from mmjax.kernels.attention import cudnn, xla
+from mmjax.kernels.attention import cudnn, pallas_gpu, xla
 from mmjax.kernels.attention.case import Case
 
 log = logging.getLogger("mmjax")
@@ -22,7 +22,7 @@ log = logging.getLogger("mmjax")
 Implementation = Literal["auto", "pallas_tpu", "pallas_gpu", "cudnn", "xla"]
 Platform = Literal["tpu", "cuda"] | None  # None: any other
 
-MEMBERS = {"cudnn": cudnn, "xla": xla}
+MEMBERS = {"pallas_gpu": pallas_gpu, "cudnn": cudnn, "xla": xla}
 _ORDER = {"tpu": ("pallas_tpu", "xla"), "cuda": ("pallas_gpu", "cudnn", "xla")}
 _HOME = {"pallas_tpu": "tpu", "pallas_gpu": "cuda", "cudnn": "cuda"}
 # Modules without which nothing can be compiled for a platform.
