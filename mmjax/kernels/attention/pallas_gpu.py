@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention import pallas_gpu_backward, pallas_gpu_forward
+from mmjax.kernels.attention import pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
@@ -43,24 +43,36 @@ def refusal(case: Case) -> str | None:
         return f"it keeps a row of scores in registers, at most {LONGEST} of them, not {case.keys}"
     if case.width % 8 or not 16 <= case.width <= WIDEST:
         return f"head widths are multiples of 8 from 16 to {WIDEST}, not {case.width}"
-    if case.width > 64 and case.keys > LONGEST // 2:
-        return f"the gradients of heads wider than 64 fit up to {LONGEST // 2} keys, not {case.keys}"
+    widest = WIDEST if case.keys <= 128 else 112 if case.keys <= 192 else 96
+    if case.width > widest:
+        return f"shared memory has room for the gradients of heads up to {widest} wide of {case.keys} keys"
     if case.scale <= 0:
         return f"the scale of scores has to be positive, not {case.scale}"
     return None
 
 
+def splits(case: Case) -> tuple[list[int], list[int]]:
+    """Warpgroups that a thread block of the forward and of the backward kernel may have."""
+    steps = -(-case.keys // T)
+    if _is_wide(case):
+        return [1, 2], [1, 2]
+    # dK and dV leave room in the registers for this many columns of tiles of keys.
+    owned = 128 // (-(-case.width // 64) * 64)
+    whole = (count for count in (1, 2, 3) if steps % count == 0)
+    return [count for count in (1, 2) if count <= steps], [
+        count for count in whole if steps // count <= owned
+    ]
+
+
 def choose(case: Case) -> Warpgroups:
-    """How a case is split. By rule: none of this has been measured on a GPU yet.
+    """How a case is split. By rule: no GPU was at hand; `bench_attention.py sweep` measures all splits.
 
     Forward, one warpgroup where another thread block fits on the same multiprocessor, whose copies then run
-    while this one computes; else two. Backward, a tile of keys for each as long as registers last.
+    while this one computes. Else, and backward, as many as there may be.
     """
-    steps = -(-case.keys // T)
-    operands = 3 * steps * T * case.width * 2
-    return Warpgroups(
-        forward=1 if steps == 1 or operands < 110_000 else 2, backward=2 if steps == 4 else steps
-    )
+    forwards, backwards = splits(case)
+    operands = 3 * -(-case.keys // T) * T * case.width * 2  # bytes
+    return Warpgroups(forwards[0] if operands < 110_000 else forwards[-1], backwards[-1])
 
 
 def forward(
@@ -97,13 +109,23 @@ def backward(
     split: Warpgroups | None = None,
 ):
     """The gradients by queries, keys and values."""
-    # Panels of one width: both factors of a product want the same swizzle, and dS has that of 64 columns.
-    block = Block(case, (split or choose(case)).backward, _interpreter(interpret), sizes=(64,))
+    block = Block(case, (split or choose(case)).backward, _interpreter(interpret), **_panels(case))
     q_BSNK, k_BSNK, v_BSNK, o_BSNK, do_BSNK = _apart(case, q_BSX, k_BSX, v_BSX, y_BSX, gradient_BSX)
-    gradients = pallas_gpu_backward.backward(
+    kernel = pallas_gpu_backward_wide if _is_wide(case) else pallas_gpu_backward
+    gradients = kernel.backward(
         block, q_BSNK, k_BSNK, v_BSNK, lengths_B, _whole_tiles(block, segments_BS), o_BSNK, shift_BNR, do_BSNK
     )
     return tuple(einops.rearrange(x, "b s n k -> b s (n k)") for x in gradients)
+
+
+def _is_wide(case):
+    """Whether dK and dV do not fit the registers of one thread block, beside what makes them."""
+    return case.width > 64 and case.keys > LONGEST // 2
+
+
+def _panels(case):
+    # Where dS is a factor in shared memory, the other one wants its swizzle, which is that of 64 columns.
+    return {} if _is_wide(case) else dict(sizes=(64,))
 
 
 def _apart(case, *arrays):

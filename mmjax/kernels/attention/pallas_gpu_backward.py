@@ -2,7 +2,7 @@
 
 A warpgroup owns tiles of keys and keeps their dK and dV in registers while the tiles of queries pass, scores
 and all else transposed. What it finds of dS goes to shared memory, from which the warpgroups in turn make a
-tile's dQ, of all keys at once. Scores start from minus the shift that the forward kernel found, and the slopes
+tile's dQ, of all keys at once. Scores start from minus the shift that the forward kernel found, and slopes
 dP from minus the row's sum of dO x O, so that weights and dS need no further register for either.
 Letters as in `pallas_gpu_tiles.py`.
 """
@@ -13,7 +13,18 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention.pallas_gpu_tiles import AXES, LAYOUT, T, forgotten, iota, meet, products
+from mmjax.kernels.attention.pallas_gpu_tiles import (
+    LAYOUT,
+    T,
+    forgotten,
+    iota,
+    meet,
+    minus,
+    onto,
+    onto_transpose,
+    products,
+    zeros,
+)
 
 
 def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shift_BNR, do_BSNK):
@@ -60,21 +71,21 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             for i, (dk_TP, dv_TP) in enumerate(sums):
                 key = pl.multiple_of((i * block.warpgroups + me + zero) * T, T)
                 rows = pl.ds(key, T)
-                score = _transposed(k, rows, q, step)
-                [s_TT] = block.accumulate(score, _minus(shift.at[pl.ds(step * T, T)]))
+                score = onto_transpose(k, rows, q, step)
+                [s_TT] = block.accumulate(score, minus(shift.at[pl.ds(step * T, T)], 1))
                 p_TT = jnp.exp2(s_TT * block.log2_scale)
                 end = (i + 1) * block.warpgroups * T
                 seen_TT = block.seen((T, T), step * T, key, limit, segments, query_axis=1, end=end)
                 if seen_TT is not None:
                     p_TT = jnp.where(seen_TT, p_TT, 0.0)
                 weight = block.factor(p_TT.astype(case.dtype), memory["stage"], me)
-                dv_TP = block.accumulate(_onto(weight, do, step), *dv_TP)
-                [slope_TT] = block.accumulate(_transposed(v, rows, do, step), _minus(mine))
+                dv_TP = block.accumulate(onto(weight, do, step), *dv_TP)
+                [slope_TT] = block.accumulate(onto_transpose(v, rows, do, step), minus(mine, 1))
                 if i == 0:
                     pl.when(step > 0)(lambda: plgpu.barrier_wait(free))
                 ds.at[zero, rows][...] = (p_TT * slope_TT).astype(case.dtype)
                 plgpu.commit_smem()
-                dk_TP = block.accumulate(_onto(ds.at[zero, rows], q, step), *dk_TP)
+                dk_TP = block.accumulate(onto(ds.at[zero, rows], q, step), *dk_TP)
                 sums[i] = (dk_TP, dv_TP)
             turn = lax.rem(step, block.warpgroups)
             plgpu.barrier_arrive(full.at[turn])
@@ -83,7 +94,7 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             def _():
                 plgpu.barrier_wait(full.at[turn])
                 every = pl.ds(pl.multiple_of(zero * T, T), R)
-                dq_TP = products(_onto(ds.at[zero].T, k, every), *(x.shape for x in sums[0][0]))
+                dq_TP = products(onto(ds.at[zero].T, k, every), *(x.shape for x in sums[0][0]))
                 plgpu.barrier_arrive(free)
                 for x, dq in zip(o, dq_TP, strict=True):
                     x.tiled.at[step][...] = (dq * case.scale).astype(case.dtype)
@@ -92,10 +103,7 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
 
             return tuple(sums)
 
-        zeros = [
-            plgpu.layout_cast(jnp.zeros((T, columns), jnp.float32), LAYOUT) for _, columns in block.panels
-        ]
-        sums = lax.fori_loop(0, block.steps, tile, ((zeros, zeros),) * owned)
+        sums = lax.fori_loop(0, block.steps, tile, ((zeros(block),) * 2,) * owned)
         meet(all_barrier)  # every dQ has been made of the keys
         for i, (dk_TP, dv_TP) in enumerate(sums):
             key = (i * block.warpgroups + me) * T
@@ -141,28 +149,3 @@ def _dot(x_ref, y_ref):
     """Of two tiles' rows with each other."""
     x_TP, y_TP = (plgpu.load(ref, layout=LAYOUT).astype(jnp.float32) for ref in (x_ref, y_ref))
     return (x_TP * y_TP).sum(axis=1)
-
-
-def _minus(ref):
-    """A tile with minus the values of its columns: what a product is to start from."""
-    return lax.broadcast_in_dim(-plgpu.load(ref, layout=AXES[1]), (T, T), [1])
-
-
-def _transposed(keys, rows, queries, step):
-    """Multiplies a tile of key rows with the transpose of a tile of query rows."""
-
-    def multiply(acc_TT):
-        for x, y in zip(keys, queries, strict=True):
-            plgpu.wgmma(acc_TT, x.tiled.at[rows], y.tiled.at[step].T)
-
-    return multiply
-
-
-def _onto(factor, operand, index):
-    """Multiplies a factor with each panel of an operand."""
-
-    def multiply(*accs_TP):
-        for acc_TP, x in zip(accs_TP, operand, strict=True):
-            plgpu.wgmma(acc_TP, factor, x.tiled.at[index])
-
-    return multiply

@@ -10,7 +10,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention.pallas_gpu_tiles import AXES, T, forgotten, meet, products
+from mmjax.kernels.attention.pallas_gpu_tiles import AXES, T, forgotten, meet, onto, onto_transpose, products
 
 
 def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
@@ -49,11 +49,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
             every = pl.ds(pl.multiple_of(forgotten(turn) * T, T), R)
             plgpu.barrier_wait(q_barrier.at[step])
 
-            def score(acc_TR):
-                for x, y in zip(q, k, strict=True):
-                    plgpu.wgmma(acc_TR, x.tiled.at[step], y.tiled.at[every].T)
-
-            [s_TR] = products(score, (T, R))
+            [s_TR] = products(onto_transpose(q, step, k, every), (T, R))
             seen_TR = block.seen((T, R), step * T, 0, limit, segments, query_axis=0, end=R)
             if seen_TR is not None:
                 s_TR = jnp.where(seen_TR, s_TR, -jnp.inf)
@@ -64,11 +60,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
             sum_T = p_TR.sum(axis=1)
             p_TR = block.factor(p_TR.astype(case.dtype), memory["stage"], me)
 
-            def weigh(*accs_TP):
-                for acc_TP, x in zip(accs_TP, v, strict=True):
-                    plgpu.wgmma(acc_TP, p_TR, x.tiled.at[every])
-
-            o_TP = products(weigh, *((T, columns) for _, columns in block.panels))
+            o_TP = products(onto(p_TR, v, every), *((T, columns) for _, columns in block.panels))
             at_T = step * T + plgpu.layout_cast(lax.iota(jnp.int32, T), AXES[0])
             is_real_T = (at_T < limit) & (sum_T > 0)
             shift.at[step][...] = jnp.where(is_real_T, top_T + jnp.log2(sum_T) / block.log2_scale, jnp.inf)

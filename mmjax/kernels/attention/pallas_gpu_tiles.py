@@ -1,12 +1,12 @@
 """What the Hopper kernels share: shared memory, copies, products and masks of a thread block.
 
-A thread block serves one head of one example. An operand of it, [rows, width], lies in shared memory as panels
-of 64, 32 or 16 columns, each as wide as its swizzle. The copy engine sees the panels untiled and therefore takes
-any number of rows, and of columns that fill 16 bytes: what lies beyond the array it reads as zeros and does not
-write.
+A thread block serves one head of one example. An operand of it, [rows, width], lies in shared memory as
+panels of 64, 32 or 16 columns, each as wide as its swizzle. The copy engine sees the panels untiled and
+therefore takes any number of rows, and of columns that fill 16 bytes: what lies beyond the array it reads as
+zeros and does not write.
 
-Letters: B batch, S positions, N heads, K head width; T, the 64 rows of a tensor core's product; R, the positions
-rounded up to T; P, the columns of a panel.
+Letters: B batch, S positions, N heads, K head width; T, the 64 rows of a tensor core's product; R, the
+positions rounded up to T; P, the columns of a panel.
 """
 
 import dataclasses
@@ -217,6 +217,36 @@ def products(multiply, *shapes):
     return pl.run_scoped(scoped, *(plgpu.ACC(shape, jnp.float32) for shape in shapes))
 
 
+def onto_transpose(operand, rows, other, columns):
+    """Multiplies rows of an operand with the transpose of those of another, summed over their panels."""
+
+    def multiply(acc):
+        for x, y in zip(operand, other, strict=True):
+            plgpu.wgmma(acc, x.tiled.at[rows], y.tiled.at[columns].T)
+
+    return multiply
+
+
+def onto(factor, operand, rows):
+    """Multiplies a factor with rows of each panel of an operand."""
+
+    def multiply(*accs):
+        for acc, x in zip(accs, operand, strict=True):
+            plgpu.wgmma(acc, factor, x.tiled.at[rows])
+
+    return multiply
+
+
+def minus(ref, axis):
+    """A tile with minus the values of its rows or columns: what a product is to start from."""
+    return lax.broadcast_in_dim(-plgpu.load(ref, layout=AXES[axis]), (T, T), [axis])
+
+
+def zeros(block):
+    """Of a tile for each panel."""
+    return [plgpu.layout_cast(jnp.zeros((T, columns), jnp.float32), LAYOUT) for _, columns in block.panels]
+
+
 def iota(shape, axis):
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=LAYOUT)
 
@@ -224,7 +254,7 @@ def iota(shape, axis):
 def forgotten(step):
     """Zero, but the compiler does not see that.
 
-    Addresses made with it are computed in every step. The compiler would otherwise keep them in registers from
+    Addresses made with it are computed in every step. The compiler would else keep them in registers from
     before the loop, and products leave none: the backward kernel of 256 positions would spill 70.
     """
     return lax.optimization_barrier(step) - step

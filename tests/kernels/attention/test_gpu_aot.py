@@ -59,9 +59,13 @@ SHAPES = [
     (77, 80, dict(causal=True)),
     (128, 128, {}),
     (192, 64, dict(segments=True)),
+    (192, 112, dict(segments=True)),
+    (196, 80, {}),
     (197, 64, {}),
     (200, 64, dict(kv_len=197)),
     (256, 64, dict(lengths=True)),
+    (256, 72, {}),
+    (256, 96, dict(lengths=True, causal=True, segments=True)),
 ]
 
 

@@ -25,11 +25,14 @@ quiet = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:
 EXAMPLES = [
     Example(dtype="bfloat16", heads=1, length=77, lengths=True, segments=True),
     Example(dtype="bfloat16", heads=2, length=13, width=104, kv_len=True, causal=True),
+    Example(dtype="bfloat16", heads=1, length=129, width=72, lengths=True),  # in two sweeps
 ]
 MORE = [
     Example(dtype="bfloat16", heads=1, batch=2, length=197),
     Example(dtype="bfloat16", heads=1, batch=2, length=256, lengths=True, causal=True, segments=True),
     Example(dtype="bfloat16", heads=1, batch=2, length=190, kv_len=True),
+    Example(dtype="bfloat16", heads=1, length=131, width=72, lengths=True, causal=True),
+    Example(dtype="bfloat16", heads=1, length=196, width=88, segments=True, kv_len=True),
     *(Example(dtype="bfloat16", heads=1, length=50, width=width) for width in attending.WIDTHS),
     *(Example(dtype="bfloat16", heads=2, length=1, **masks) for masks in attending.EVERY_MASK),
 ]
@@ -51,7 +54,9 @@ def case(**fields):
         (dict(width=68), "multiples of 8 from 16 to 128, not 68"),
         (dict(width=136), "multiples of 8 from 16 to 128, not 136"),
         (dict(width=8), "multiples of 8 from 16 to 128, not 8"),
-        (dict(width=72, queries=129, keys=129), "heads wider than 64 fit up to 128 keys, not 129"),
+        (dict(width=112, queries=192, keys=192), None),
+        (dict(width=120, queries=192, keys=192), "gradients of heads up to 112 wide of 192 keys"),
+        (dict(width=104, queries=196, keys=196), "gradients of heads up to 96 wide of 196 keys"),
         (dict(scale=0.0), "has to be positive, not 0.0"),
     ],
 )
@@ -79,14 +84,16 @@ def test_panels_cover_a_head_and_none_lies_beyond_it(width, sizes):
     assert starts[-1] < width <= sum(columns)
 
 
+@pytest.mark.parametrize("width", (16, 64, 72, 128))
 @pytest.mark.parametrize("length", (1, 64, 65, 128, 129, 192, 193, 256))
-def test_the_gradients_of_keys_fit_the_registers_of_their_warpgroups(length):
-    width = 64 if length > 128 else 128
-    split = pallas_gpu.choose(case(queries=length, keys=length, width=width))
-    steps = -(-length // T)
-    assert steps % split.backward == 0
-    assert steps // split.backward * width <= 128
-    assert 1 <= split.forward <= steps
+def test_a_split_gives_every_warpgroup_as_many_tiles_of_keys_as_its_registers_hold(length, width):
+    sizes = case(queries=length, keys=length, width=width)
+    forwards, backwards = pallas_gpu.splits(sizes)
+    assert forwards and backwards
+    assert pallas_gpu.choose(sizes) in [(x, y) for x in forwards for y in backwards]
+    if width <= 64 or length <= 128:  # else dK and dV have a sweep of their own, a tile at a time
+        tiles, columns = -(-length // T), 64 if width <= 64 else 128
+        assert all(tiles % count == 0 and tiles // count * columns <= 128 for count in backwards)
 
 
 @needs_interpreter
@@ -117,17 +124,18 @@ def check(example):
 
 @needs_interpreter
 @quiet
-def test_warpgroups_do_not_race(monkeypatch, capfd):
-    """Two of them, two tiles, padding to clear: everything that one writes and another reads."""
+@pytest.mark.parametrize("length, width", [(70, 64), (129, 72)])  # five products, and in two sweeps
+def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
+    """Two of them, several tiles, padding to clear: everything that one writes and another reads."""
     monkeypatch.setattr(pallas_gpu, "_interpreter", lambda _: plgpu.InterpretGPUParams(detect_races=True))
-    example = Example(dtype="bfloat16", heads=1, length=70, lengths=True)
+    example = Example(dtype="bfloat16", heads=1, length=length, width=width, lengths=True)
     q, k, v, gradient = (jnp.asarray(x) for x in example.poisoned)
     masks = jnp.asarray(example.options["lengths"]), None
     split = pallas_gpu.Warpgroups(forward=2, backward=2)
-    sizes = dict(batch=example.batch, queries=70, keys=70, heads=1, lengths=True)
+    sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, lengths=True)
     how = dict(interpret=True, split=split)
-    output, kept = pallas_gpu.forward(case(**sizes), q, k, v, *masks, **how)
-    found = output, *pallas_gpu.backward(case(**sizes), q, k, v, *masks, output, kept, gradient, **how)
+    output, kept = pallas_gpu.forward(sizes, q, k, v, *masks, **how)
+    found = output, *pallas_gpu.backward(sizes, q, k, v, *masks, output, kept, gradient, **how)
     for name, expected in attending.reference(example).items():
         one = np.float64(found[RESULTS.index(name)])
         assert np.linalg.norm(one - expected) < 0.01 * np.linalg.norm(expected), name
