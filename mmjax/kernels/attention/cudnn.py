@@ -6,22 +6,28 @@ Letters: B batch, S positions, N heads, K head width, X = N x K.
 import jax
 import jax.numpy as jnp
 
+from mmjax.kernels.attention import devices
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.layout import unpadded
 
-_WIDEST = 256  # of a head, from Hopper on; 128 before
+_AMPERE, _HOPPER = 8.0, 9.0
 
 
 def refusal(case: Case) -> str | None:
     """Why cuDNN cannot serve a case; None: it can."""
     if case.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not in {case.dtype}"
-    if case.width % 8 or case.width > _WIDEST:
-        return f"head widths are multiples of 8 up to {_WIDEST}, not {case.width}"
     if case.segments:
         return "segment_ids need a mask as large as the scores, which it wants of even lengths"
     if not case.is_self:
         return f"it wants as many queries as keys, not {case.queries} and {case.keys}"
+    # JAX asks the device when it traces.
+    capability = devices.cuda_capability()
+    if capability is None or capability < _AMPERE:
+        return "it needs an NVIDIA GPU of compute capability 8.0 or later, which is not here"
+    widest = 128 if capability < _HOPPER else 256
+    if case.width % 8 or case.width > widest:
+        return f"head widths are multiples of 8 up to {widest} here, not {case.width}"
     return None
 
 

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from mmjax import sharding
-from mmjax.kernels.attention import choice, xla
+from mmjax.kernels.attention import choice, devices, xla
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.choice import MEMBERS
 
@@ -30,7 +30,7 @@ SAVED = "attention"
 
 @dataclasses.dataclass(frozen=True)
 class _Branch:
-    platform: choice.Platform
+    platform: devices.Platform | None  # None: any other
     name: str
     interpret: bool = False
 
@@ -85,9 +85,9 @@ def _plan(implementation, case: Case, mesh: AbstractMesh) -> _Plan:
     branches = []
     for platform, name in choice.choose(implementation, local).items():
         # A kernel that is asked for is compiled where it is at home, and interpreted elsewhere.
-        if platform is None or platform in choice.compilable():
+        if platform is None or platform in devices.compilable():
             branches.append(_Branch(platform, name))
-        if platform is not None and implementation.startswith("pallas") and not choice.is_here(platform):
+        if platform is not None and implementation.startswith("pallas") and not devices.is_here(platform):
             _warn(name, platform)
             branches.append(_Branch(None, name, interpret=True))
     spread_over = mesh if sharding.devices(mesh, sharding.free_axes(mesh)) > 1 else None

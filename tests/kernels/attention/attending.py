@@ -17,7 +17,7 @@ import numpy as np
 from mmjax.kernels.attention import attention
 
 # Those that run on a CPU, interpreted where they are kernels.
-MEMBERS = ("xla",)
+MEMBERS = ("xla", "pallas_tpu")
 
 WIDTHS = (64, 72, 80, 88, 96, 104, 128)
 # Of published towers, and their neighbours.
@@ -157,37 +157,43 @@ def errors(member, example):
     return {name: (np.linalg.norm(x) / norm, np.abs(x).max() / size) for name, x in apart.items()}
 
 
-def pairwise(**choices):
-    """Examples such that any two values of different fields meet in one of them.
+def covering(**choices):
+    """Examples such that any two values of different fields, and any choice of masks, meet in one of them.
 
-    Greedily: of many random candidates the one with the most new pairs, until none is left.
+    Greedily: of many random candidates the one in which most meets for the first time, until nothing is left.
     """
     rng = np.random.default_rng(0)
-    names = list(choices)
-    pairs = {
-        ((a, x), (b, y)) for a, b in itertools.combinations(names, 2) for x in choices[a] for y in choices[b]
-    }
+
+    def meetings(fields):
+        return {*itertools.combinations(fields.items(), 2), tuple((mask, fields[mask]) for mask in MASKS)}
+
+    every = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    missing = set().union(*map(meetings, every))
     examples = []
-
-    def new(fields):
-        return pairs & set(itertools.combinations(fields.items(), 2))
-
-    while pairs:
-        (a, x), (b, y) = min(pairs, key=str)
-        draws = [{name: choices[name][rng.integers(len(choices[name]))] for name in names} for _ in range(50)]
-        best = max((draw | {a: x, b: y} for draw in draws), key=lambda fields: len(new(fields)))
-        pairs -= new(best)
+    while missing:
+        first = dict(min(missing, key=str))
+        draws = [
+            {name: values[rng.integers(len(values))] for name, values in choices.items()} for _ in range(50)
+        ]
+        best = max((draw | first for draw in draws), key=lambda fields: len(meetings(fields) & missing))
+        missing -= meetings(best)
         examples.append(Example(**best))
     return examples
 
 
-QUICK = pairwise(
-    length=(1, 50, 77, 197),
+QUICK_LENGTHS, QUICK_HEADS = (1, 50, 77), (1, 3)
+QUICK = covering(
+    length=QUICK_LENGTHS,
     width=WIDTHS,
-    heads=(1, 3, 8),
+    heads=QUICK_HEADS,
     dtype=tuple(DTYPES),
     **dict.fromkeys(MASKS, (False, True)),
 )
+# More heads than a block of a kernel has, and more rows than a tile.
+QUICK += [
+    Example(length=17, heads=16, width=80, dtype="bfloat16", lengths=True),
+    Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
+]
 ALL = [
     Example(length=length, width=width, dtype=dtype, **masks)
     for length, width, dtype in itertools.product(LENGTHS, WIDTHS, DTYPES)

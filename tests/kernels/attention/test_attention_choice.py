@@ -3,10 +3,11 @@
 import attending
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from attending import random
 
-from mmjax.kernels.attention import attention, choice, dispatch
+from mmjax.kernels.attention import attention, choice, devices, dispatch
 from mmjax.kernels.attention.case import Case
 
 X = random((2, 5, 64))
@@ -43,20 +44,33 @@ def test_what_does_not_fit_is_an_error_of_one_line(change, message):
 
 
 @pytest.mark.parametrize(
-    "fields, reason",
+    "name, capability, fields, reason",
     [
-        (dict(dtype=jnp.dtype("float32")), "float32 .2, 5, 2 x 32.: it computes in bfloat16 or float16"),
-        (dict(width=36), "multiples of 8 up to 256, not 36"),
-        (dict(width=264), "multiples of 8 up to 256, not 264"),
-        (dict(segments=True), "segment_ids: segment_ids need a mask as large as the scores"),
-        (dict(queries=1), "as many queries as keys, not 1 and 5"),
-        (dict(), "there is no plugin of JAX for CUDA"),
+        ("cudnn", 9.0, dict(dtype=jnp.dtype("float32")), "float32 .2, 5, 2 x 32.: it computes in bfloat16"),
+        ("cudnn", 9.0, dict(width=36), "multiples of 8 up to 256 here, not 36"),
+        ("cudnn", 9.0, dict(width=264), "multiples of 8 up to 256 here, not 264"),
+        ("cudnn", 8.9, dict(width=136), "multiples of 8 up to 128 here, not 136"),
+        ("cudnn", 9.0, dict(segments=True), "segment_ids: segment_ids need a mask as large as the scores"),
+        ("cudnn", 9.0, dict(queries=1), "as many queries as keys, not 1 and 5"),
+        ("cudnn", 7.5, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
+        ("cudnn", None, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
+        ("pallas_tpu", None, dict(queries=1), "as many queries as keys, not 1 and 5"),
+        ("pallas_tpu", None, dict(dtype=jnp.dtype("float16")), "bfloat16 or float32, not in float16"),
     ],
 )
-def test_an_implementation_that_cannot_serve_says_why_and_who_can(monkeypatch, fields, reason):
-    monkeypatch.setattr(choice, "compilable", frozenset)
-    with pytest.raises(NotImplementedError, match=f'{reason}.*use implementation="xla"'):
-        choice.choose("cudnn", case(**fields))
+def test_an_implementation_that_cannot_serve_says_why_and_who_can(
+    monkeypatch, name, capability, fields, reason
+):
+    monkeypatch.setattr(devices, "cuda_capability", lambda: capability)
+    with pytest.raises(NotImplementedError, match=f'^{name} .*{reason}.*use implementation="xla"$'):
+        choice.choose(name, case(**fields))
+
+
+def test_cudnn_serves_what_its_makers_say(monkeypatch):
+    monkeypatch.setattr(devices, "cuda_capability", lambda: 8.0)
+    monkeypatch.setattr(devices, "compilable", lambda: frozenset(("cuda",)))
+    large = case(queries=577, keys=577, width=88, causal=True, lengths=True)
+    assert choice.choose("auto", large) == {"cuda": "cudnn", None: "xla"}
 
 
 def test_the_choice_is_logged_once_for_every_case(caplog):
@@ -71,16 +85,46 @@ def test_the_choice_is_logged_once_for_every_case(caplog):
     assert lines[0].startswith("attention of float32 [3, 11, 4 x 6] causal: xla")
 
 
+def test_a_kernel_asked_for_elsewhere_is_interpreted_after_one_warning(monkeypatch, caplog):
+    monkeypatch.setattr(devices, "compilable", frozenset)
+    dispatch._warn.cache_clear()
+    for length in (3, 4):
+        x = random((1, length, 64))
+        close = attention(x, x, x, num_heads=1, implementation="xla")
+        np.testing.assert_allclose(
+            attention(x, x, x, num_heads=1, implementation="pallas_tpu"), close, atol=1e-6
+        )
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert lines == ["no device of platform tpu is here: pallas_tpu is interpreted, which is slow"]
+
+
+def test_a_cpu_that_compiles_for_others_takes_xla_itself(monkeypatch):
+    monkeypatch.setattr(devices, "compilable", lambda: frozenset(("tpu",)))
+    x = random((2, 6, 64))
+
+    def gradient(x, implementation):
+        return jax.grad(
+            lambda x: jnp.sum(
+                attention(x, x, x, num_heads=1, causal=True, implementation=implementation) ** 2
+            )
+        )(x)
+
+    chosen = str(jax.make_jaxpr(lambda x: gradient(x, "auto"))(x))
+    assert "pallas_call" in chosen
+    found, expected = (jax.jit(gradient, static_argnums=1)(x, name) for name in ("auto", "xla"))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("platforms", [(), ("cuda",), ("cuda", "tpu")])
 def test_auto_has_an_answer_for_every_platform_that_can_be_compiled_for(monkeypatch, platforms):
-    monkeypatch.setattr(choice, "compilable", lambda: frozenset(platforms))
+    monkeypatch.setattr(devices, "compilable", lambda: frozenset(platforms))
     chosen = choice.choose("auto", case())
     assert set(chosen) == {*platforms, None} and chosen[None] == "xla"
     assert all(choice.MEMBERS[name].refusal(case()) is None for name in chosen.values())
 
 
 def test_what_only_xla_serves_needs_no_choice_by_platform(monkeypatch):
-    monkeypatch.setattr(choice, "compilable", lambda: frozenset(("cuda", "tpu")))
+    monkeypatch.setattr(devices, "compilable", lambda: frozenset(("cuda", "tpu")))
     assert set(choice.choose("auto", case(queries=1)).values()) == {"xla"}
 
 
@@ -93,7 +137,7 @@ def test_members_of_the_suite_are_those_that_run_here():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_on_a_cpu_auto_costs_what_jax_itself_does(monkeypatch, dtype, causal):
-    monkeypatch.setattr(choice, "compilable", frozenset)
+    monkeypatch.setattr(devices, "compilable", frozenset)
     x = random((2, 9, 64), dtype=dtype)
 
     def plain(q, k, v):

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from mmjax import sharding
 from mmjax.kernels.attention import SAVED, attention
 from mmjax.sharding import MeshShape
+from mmjax.towers.vit import ViT
 
 
 def attend_of(member, example):
@@ -122,13 +123,14 @@ def test_policies_can_save_the_output():
     assert saved(names(SAVED)) == saved(names("nothing")) + 1
 
 
-@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("member", [member for member in MEMBERS if member != "xla"])
 def test_towers_train_alike_in_micro_batches_on_a_mesh(member):
-    encoder = tinyclip.ENCODER.clone(remat="dots", dropout=0.1, attention=member)
-    cfg, plain = (
-        tinyclip.config(16, encoder=encoder.clone(**fields), accumulate=parts)
-        for fields, parts in ((dict(), 2), (dict(attention="xla", remat="none"), 1))
-    )
+    def config(accumulate, **fields):
+        encoder = tinyclip.ENCODER.clone(dropout=0.1, **fields)
+        towers = {"image": ViT(width=32, patch=8, embed=8, encoder=encoder), "text": tinyclip.Linear()}
+        return tinyclip.config(16, towers=towers, accumulate=accumulate)
+
+    cfg, plain = config(2, attention=member, remat="dots"), config(1, attention="xla")
     params, batch, key = tinyclip.params(cfg), tinyclip.batch(16), jax.random.key(0)
     (loss, _), gradient = tinyclip.value_and_grad(cfg, params, batch, key, tinyclip.mesh_of((2, 2, 2)))
     (right, _), expected = tinyclip.value_and_grad(plain, params, batch, key)
