@@ -11,7 +11,7 @@ import functools
 import logging
 from typing import Literal, get_args
 
-from mmjax.kernels.attention import cudnn, devices, pallas_tpu, xla
+from mmjax.kernels.attention import cudnn, devices, pallas_gpu, pallas_tpu, xla
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.devices import Platform
 
@@ -19,7 +19,7 @@ log = logging.getLogger("mmjax")
 
 Implementation = Literal["auto", "pallas_tpu", "pallas_gpu", "cudnn", "xla"]
 
-MEMBERS = {"pallas_tpu": pallas_tpu, "cudnn": cudnn, "xla": xla}
+MEMBERS = {"pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu, "cudnn": cudnn, "xla": xla}
 _ORDER = {"tpu": ("pallas_tpu", "xla"), "cuda": ("pallas_gpu", "cudnn", "xla")}
 _HOME = {"pallas_tpu": "tpu", "pallas_gpu": "cuda", "cudnn": "cuda"}
 # Keys up to which a row of scores stays in the registers of a Hopper GPU.
