@@ -16,7 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mmjax.kernels.attention import tpu_blocks, tpu_kernels
 from mmjax.kernels.attention.case import Case
-from mmjax.kernels.attention.tpu_blocks import Blocks
+from mmjax.kernels.attention.tpu_blocks import Blocks, Kernel
 
 LONGEST, WIDEST = 1024, 256
 
@@ -38,18 +38,22 @@ def refusal(case: Case) -> str | None:
 
 def forward(case: Case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, *, interpret):
     """The output; the backward pass needs nothing beside it."""
-    (y_BSX,) = _call("forward", case, (q_BSX, k_BSX, v_BSX), lengths_B, segments_BS, 1, interpret)
+    blocks = tpu_blocks.blocks(case, "forward")
+    arrays = q_BSX, k_BSX, v_BSX
+    (y_BSX,) = call("forward", case, blocks, arrays, lengths_B, segments_BS, interpret=interpret)
     return y_BSX, None
 
 
 def backward(case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, kept, gradient_BSX, *, interpret):
+    blocks = tpu_blocks.blocks(case, "backward")
     arrays = q_BSX, k_BSX, v_BSX, gradient_BSX
-    return _call("backward", case, arrays, lengths_B, segments_BS, 3, interpret)
+    return call("backward", case, blocks, arrays, lengths_B, segments_BS, interpret=interpret)
 
 
-def _call(kernel, case, arrays, lengths_B, segments_BS, results, interpret):
-    """The results of a kernel, each as large as one of `arrays`."""
-    blocks = tpu_blocks.blocks(case, kernel)
+def call(kernel: Kernel, case: Case, blocks: Blocks, arrays, lengths_B, segments_BS, *, interpret=False):
+    """The output, or the gradients by queries, keys and values; `arrays` are q, k, v and, for those, the
+    gradient of the output."""
+    results = 1 if kernel == "forward" else 3
     if blocks.apart:
         arrays = [einops.rearrange(x, "b s (n k) -> b n s k", n=case.heads) for x in arrays]
     scalars, scalar_specs = _masks(case, lengths_B, segments_BS)
