@@ -84,6 +84,24 @@ def batch_devices(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape.get(axis, 1) for axis in _AXES["batch"])
 
 
+def free_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Mesh axes that no surrounding `jax.shard_map` has taken."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind != AxisType.Manual)
+
+
+def split(mesh: Mesh | AbstractMesh, axis: str, count: int) -> tuple[str, ...]:
+    """Free mesh axes that a logical axis of `count` entries is split over; none where it does not divide."""
+    rule = _AXES[axis]
+    names = tuple(a for a in ((rule,) if isinstance(rule, str) else rule) if a in free_axes(mesh))
+    return () if count % devices(mesh, names) else names
+
+
+def devices(mesh: Mesh | AbstractMesh, axes: tuple[str, ...]) -> int:
+    """Number of parts along mesh axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
 def check_batch(mesh: Mesh, batch_size: int):
     """Raises ValueError unless `batch_size` divides over the mesh, and each process has rows of its own."""
     n, processes = batch_devices(mesh), jax.process_count()

@@ -1,16 +1,18 @@
 """Parts that the transformer towers share.
 
 Letters: B batch, S positions, T positions attended to, D width, F MLP width, N heads, K head width,
-P pairs of K, L layers.
+X = N x K, P pairs of K, L layers.
 """
 
 import functools
 from typing import Literal
 
+import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mmjax.kernels.attention import SAVED, Implementation, attention
 from mmjax.sharding import constrain
 from mmjax.towers import Dtype, checking, positions
 from mmjax.towers.dense import Dense
@@ -25,7 +27,10 @@ _ACTIVATIONS = {
 }
 _POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
 }
 
 
@@ -45,13 +50,14 @@ class Attention(nn.Module):
     out: int | None = None  # width of the result; None: that of the input
     causal: bool = False
     qk_norm: bool = False  # normalises queries and keys (Dehghani et al. 2023, arXiv:2302.05442)
+    implementation: Implementation = "auto"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BT=None, *, angles_BSP=None, context_BTD=None):
+    def __call__(self, x_BSD, *, segments_BS=None, lengths_B=None, angles_BSP=None, context_BTD=None):
         """
         Args:
-            mask_BT: True where a position may be attended to; None for everywhere.
+            segments_BS, lengths_B: who sees whom, as `Encoder` has it; lengths are those of the context.
             angles_BSP: rotary angles of queries and keys (`positions.rotate`); None rotates nothing.
             context_BTD: what is attended to.
         """
@@ -62,20 +68,30 @@ class Attention(nn.Module):
         def project(x, name):
             return Dense(shape, dtype=self.dtype, name=name)(x)
 
-        query_BSNK, key_BTNK = project(x_BSD, "query"), project(context_BTD, "key")
-        if self.qk_norm:
-            query_BSNK, key_BTNK = self._norm("norm_query", query_BSNK), self._norm("norm_key", key_BTNK)
-        if angles_BSP is not None:
-            query_BSNK, key_BTNK = (positions.rotate(x, angles_BSP) for x in (query_BSNK, key_BTNK))
-        value_BTNK = project(context_BTD, "value")
-        mask_BNST = None if mask_BT is None else mask_BT[:, None, None, :]
-        y_BSNK = jax.nn.dot_product_attention(
-            query_BSNK, key_BTNK, value_BTNK, mask=mask_BNST, is_causal=self.causal
+        query_BSX, key_BTX = project(x_BSD, "query"), project(context_BTD, "key")
+        if self.qk_norm or angles_BSP is not None:
+            query_BSX = self._by_head("norm_query", query_BSX, angles_BSP)
+            key_BTX = self._by_head("norm_key", key_BTX, angles_BSP)
+        y_BSX = attention(
+            query_BSX,
+            key_BTX,
+            project(context_BTD, "value"),
+            num_heads=self.heads,
+            lengths=lengths_B,
+            segment_ids=segments_BS,
+            causal=self.causal,
+            implementation=self.implementation,
         )
-        return Dense(self.out or x_BSD.shape[-1], axes=2, dtype=self.dtype, name="out")(y_BSNK)
+        return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
 
-    def _norm(self, name, x):
-        return nn.LayerNorm(use_bias=False, dtype=self.dtype, name=name)(x)
+    def _by_head(self, name, x_BSX, angles_BSP):
+        """Queries or keys, normalised and turned in every head."""
+        x_BSNK = einops.rearrange(x_BSX, "b s (n k) -> b s n k", n=self.heads)
+        if self.qk_norm:
+            x_BSNK = nn.LayerNorm(use_bias=False, dtype=self.dtype, name=name)(x_BSNK)
+        if angles_BSP is not None:
+            x_BSNK = positions.rotate(x_BSNK, angles_BSP)
+        return einops.rearrange(x_BSNK, "b s n k -> b s (n k)")
 
 
 def per_head(width: int, heads: int) -> int:
@@ -119,21 +135,24 @@ class Block(nn.Module):
     dropout: float
     qk_norm: bool
     layer_scale: float | None
+    attention: Implementation
     train: bool
     dtype: str
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS, angles_BSP, drop_path):
+    def __call__(self, x_BSD, segments_BS, lengths_B, angles_BSP, drop_path):
         x_BSD = constrain(x_BSD, "batch", None, None)
         attend = Attention(
             heads=self.heads,
             head_width=self.head_width,
             causal=self.causal,
             qk_norm=self.qk_norm,
+            implementation=self.attention,
             dtype=self.dtype,
             name="attention",
         )
-        y_BSD = attend(self._norm("attention", x_BSD), mask_BS, angles_BSP=angles_BSP)
+        seen = dict(segments_BS=segments_BS, lengths_B=lengths_B)
+        y_BSD = attend(self._norm("attention", x_BSD), angles_BSP=angles_BSP, **seen)
         x_BSD = x_BSD + self._branch("attention", y_BSD, drop_path)
         mlp = Mlp(mlp=self.mlp, activation=self.activation, dtype=self.dtype, name="mlp")
         x_BSD = x_BSD + self._branch("mlp", mlp(self._norm("mlp", x_BSD)), drop_path)
@@ -158,7 +177,8 @@ class Encoder(nn.Module):
     """`depth` blocks, scanned over a leading layer axis of their parameters, or unrolled.
 
     Scanned, XLA compiles one block however deep the tower. `remat` recomputes a block's activations in the
-    backward pass: all of them (`full`), or all but the matrix products with weights (`dots`).
+    backward pass: all of them (`full`), or all but the matrix products with weights and what attention gives
+    (`dots`).
     """
 
     depth: int
@@ -175,34 +195,37 @@ class Encoder(nn.Module):
     qk_norm: bool = False  # normalises queries and keys
     # Where a learned factor of each branch starts (LayerScale, Touvron et al. 2021, arXiv:2103.17239).
     layer_scale: float | None = None
+    attention: Implementation = "auto"  # which kernel; "auto" takes the best for the device
     remat: Remat = "none"
     scan: bool = True
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS=None, *, angles_BSP=None, train: bool = False):
+    def __call__(self, x_BSD, segments_BS=None, *, lengths_B=None, angles_BSP=None, train: bool = False):
         """
         Args:
-            mask_BS: True where a position may be attended to; None for everywhere.
+            segments_BS: ids; a position sees those of its own segment only. None: all are of one.
+            lengths_B: positions of an example from here on are padding; None for none.
             angles_BSP: rotary angles of the positions; B may be 1.
         """
         block = self._block()
         fields = self._fields(x_BSD.shape[-1], train)
         x_BSD = x_BSD.astype(self.dtype)
+        seen = segments_BS, lengths_B
         drop_L = jnp.linspace(0, self.drop_path, self.depth) if train and self.drop_path else None
         if not self.scan:
             for i in range(self.depth):
                 drop = None if drop_L is None else drop_L[i]
-                x_BSD, _ = block(**fields, name=f"block_{i}")(x_BSD, mask_BS, angles_BSP, drop)
+                x_BSD, _ = block(**fields, name=f"block_{i}")(x_BSD, *seen, angles_BSP, drop)
             return x_BSD
         layers = nn.scan(
             block,
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast, 0),
+            in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.depth,
         )
-        return layers(**fields, name="blocks")(x_BSD, mask_BS, angles_BSP, drop_L)[0]
+        return layers(**fields, name="blocks")(x_BSD, *seen, angles_BSP, drop_L)[0]
 
     def _block(self):
         if self.remat == "none":
@@ -224,6 +247,7 @@ class Encoder(nn.Module):
             dropout=self.dropout,
             qk_norm=self.qk_norm,
             layer_scale=self.layer_scale,
+            attention=self.attention,
             train=train,
             dtype=self.dtype,
         )

@@ -28,15 +28,15 @@ class AttentionPool(nn.Module):
     norm_eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x_BSD, mask_BS=None):
-        """`mask_BS`: True where a token counts; None for everywhere."""
+    def __call__(self, x_BSD, lengths_B=None):
+        """Tokens of an example from `lengths_B` on do not count; None: all do."""
         checking.at_least(1, mlp=self.mlp)
         checking.positive(norm_eps=self.norm_eps)
         width, dtype = x_BSD.shape[-1], str(x_BSD.dtype)
         probe_SD = self.param("probe", nn.initializers.xavier_uniform(), (1, width))
         probe_BSD = jnp.broadcast_to(probe_SD.astype(dtype), (len(x_BSD), 1, width))
         attend = Attention(heads=self.heads, dtype=dtype, name="attention")
-        x_BSD = attend(probe_BSD, mask_BS, context_BTD=x_BSD)
+        x_BSD = attend(probe_BSD, lengths_B=lengths_B, context_BTD=x_BSD)
         y_BSD = nn.LayerNorm(epsilon=self.norm_eps, dtype=dtype, name="norm")(x_BSD)
         mlp = Mlp(
             mlp=4 * width if self.mlp is None else self.mlp,
@@ -82,9 +82,9 @@ def at_end(x_BSD, tokens_BS, eos: int) -> jax.Array:
     return jnp.take_along_axis(x_BSD, end_B[:, None, None], axis=1)[:, 0]
 
 
-def mean(x_BSD, mask_BS=None) -> jax.Array:
-    """[B, D]: the mean over the positions that are True in `mask_BS`; None for all."""
-    if mask_BS is None:
+def mean(x_BSD, lengths_B=None) -> jax.Array:
+    """[B, D]: the mean over the first `lengths_B` positions; None for all."""
+    if lengths_B is None:
         return x_BSD.mean(axis=1)
-    weight_BS1 = mask_BS[..., None].astype(x_BSD.dtype)
+    weight_BS1 = (jnp.arange(x_BSD.shape[1]) < lengths_B[:, None])[..., None].astype(x_BSD.dtype)
     return (x_BSD * weight_BS1).sum(axis=1) / jnp.maximum(weight_BS1.sum(axis=1), 1)

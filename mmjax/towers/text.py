@@ -20,8 +20,9 @@ EOS = 1  # token id that ends every text
 class TextTransformer(nn.Module):
     """Pieces -> encoder -> pooled embedding (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
-    Padding is attended to by nobody. With a causal encoder pool the end of text, where all is known; `last`
-    is the last position of a row, padding or not, as SigLIP has it.
+    Padding, which ends a row, is attended to by nobody. With a causal encoder pool the end of text, where all
+    is known. `last` is the last position of a row, padding or not, as SigLIP has it: there padding is a token
+    like any other.
     """
 
     vocab: int
@@ -51,21 +52,28 @@ class TextTransformer(nn.Module):
         x_BSD = pieces(tokens_BS)
         positions_SD = self.param("positions", nn.initializers.normal(0.01), (self.length, self.width))
         x_BSD = x_BSD + positions_SD[: tokens_BS.shape[1]].astype(x_BSD.dtype)
-        real_BS = None if self.pad is None else tokens_BS != self.pad
+        lengths_B = self._lengths(tokens_BS)
         # Under a causal mask padding follows all that counts, so it needs no mask of its own.
-        x_BSD = self.encoder(x_BSD, None if self.encoder.causal else real_BS, train=train)
+        x_BSD = self.encoder(x_BSD, lengths_B=None if self.encoder.causal else lengths_B, train=train)
         x_BSD = nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
-        pooled_BD = self._pooled(x_BSD, tokens_BS, real_BS)
+        pooled_BD = self._pooled(x_BSD, tokens_BS, lengths_B)
         return Encoded(pooling.project(pooled_BD, self.embed, self.projection), x_BSD)
 
-    def _pooled(self, x_BSD, tokens_BS, real_BS):
+    def _lengths(self, tokens_BS):
+        """[B]: where the padding of each text begins; None where none is told from text."""
+        if self.pad is None or self.pool == "last":
+            return None
+        ends_S = jnp.arange(1, tokens_BS.shape[1] + 1)
+        return jnp.max(jnp.where(tokens_BS != self.pad, ends_S, 0), axis=1)
+
+    def _pooled(self, x_BSD, tokens_BS, lengths_B):
         if self.pool == "eos":
             return pooling.at_end(x_BSD, tokens_BS, self.eos)
         if self.pool == "last":
             return x_BSD[:, -1]
         if self.pool == "mean":
-            return pooling.mean(x_BSD, real_BS)
-        return pooling.attention_pool(self.encoder)(x_BSD, real_BS)
+            return pooling.mean(x_BSD, lengths_B)
+        return pooling.attention_pool(self.encoder)(x_BSD, lengths_B)
 
 
 class BagOfPieces(nn.Module):

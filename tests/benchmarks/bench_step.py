@@ -37,9 +37,10 @@ MALLOC = {
 }
 
 
-def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
+def mmjax_step(size: ClipSize, dtype: str, unroll: bool, **encoder):
     """A function that takes one step and returns its loss, and the number of parameters.
 
+    `encoder` are further fields of both towers' encoders.
     jax reads its flags when it starts, so the imports wait until the process has its core.
     """
     import jax
@@ -48,7 +49,7 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     from mmjax import sharding
     from mmjax.pretrain.step import compile_step, init_state
 
-    cfg = _mmjax_config(size, dtype, unroll)
+    cfg = _mmjax_config(size, dict(dtype=dtype, scan=not unroll, **encoder))
     rng = np.random.default_rng(0)
     text = rng.integers(2, size.vocab, (size.batch, size.length), dtype=np.int32)
     text[:, -1] = 1  # the end of text
@@ -71,7 +72,7 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool):
     return step, sum(leaf.size for leaf in jax.tree.leaves(state["params"]))
 
 
-def _mmjax_config(size: ClipSize, dtype: str, unroll: bool):
+def _mmjax_config(size: ClipSize, fields: dict):
     from mmjax.data.geometry import Preprocess, Resize
     from mmjax.data.pipeline import Data
     from mmjax.data.sources.scenes import Scenes
@@ -90,8 +91,7 @@ def _mmjax_config(size: ClipSize, dtype: str, unroll: bool):
             causal=causal,
             activation="gelu",
             norm_eps=1e-5,
-            scan=not unroll,
-            dtype=dtype,
+            **fields,
         )
 
     image = ViT(

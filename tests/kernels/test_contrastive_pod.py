@@ -10,7 +10,6 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.experimental import topologies
 
 from mmjax.kernels import contrastive
 from mmjax.kernels.contrastive.transport import GATHERED
@@ -21,22 +20,11 @@ pytestmark = pytest.mark.tpu_aot
 WIDTH = 128
 BENCHMARK = pathlib.Path(__file__).parents[1] / "benchmarks" / "bench_contrastive_cycles.py"
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
-ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second process that compiles would be refused
-}
 
 
 @pytest.fixture
-def mesh(monkeypatch):
-    pytest.importorskip("libtpu", reason="compiles with libtpu: pip install mmjax[tpu]")
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:4x4").devices
-    return make_mesh(MeshShape(data=-1, fsdp=4), chips)
+def mesh(tpu_chips):
+    return make_mesh(MeshShape(data=-1, fsdp=4), tpu_chips("v5e:4x4"))
 
 
 def program_of(mesh, loss, scalars, pairs):

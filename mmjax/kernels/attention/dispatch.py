@@ -1,0 +1,171 @@
+"""One call of attention on every platform and mesh that it may be compiled for: each device has its own
+examples and heads, and the platform's implementation runs on them.
+
+Where that is a kernel, the gradient is taken outside of `jax.shard_map` and of the choice by platform:
+differentiated inside, every platform would keep what the others' backward passes need.
+
+Letters: B batch, S positions, X = heads x head width.
+"""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from mmjax import sharding
+from mmjax.kernels.attention import choice, devices, xla
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.choice import MEMBERS
+
+log = logging.getLogger("mmjax")
+
+# Name of the output, and of what else a kernel's backward pass needs, for policies of `jax.checkpoint`.
+SAVED = "attention"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Branch:
+    platform: devices.Platform | None  # None: any other
+    name: str
+    interpret: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    whole: Case  # of all devices
+    case: Case  # of one
+    branches: tuple[_Branch, ...]
+    mesh: AbstractMesh | None  # None where there is nothing to be split over
+    batch: tuple[str, ...]  # mesh axes over which the batch is split
+    heads: tuple[str, ...]
+
+    def spread(self, function, *, arrays: str, results: str):
+        """`function` on each device's part; a letter for each argument and result says how that lies.
+
+        Letters: x of all heads, b of examples, k kept on its device.
+        """
+        if self.mesh is None:
+            return function
+        specs = {
+            "x": PartitionSpec(self.batch, None, self.heads),
+            "b": PartitionSpec(self.batch),
+            "k": PartitionSpec((*self.batch, *self.heads)),
+        }
+        ins, outs = (tuple(specs[letter] for letter in letters) for letters in (arrays, results))
+        axes = set(sharding.free_axes(self.mesh))
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=ins, out_specs=outs, axis_names=axes, check_vma=False
+        )
+
+
+def attend(implementation: choice.Implementation, case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
+    """[B, S, X] by the implementation, on the mesh of the surrounding `jax.set_mesh`."""
+    plan = _plan(implementation, case, jax.sharding.get_abstract_mesh())
+    arrays = (q_BSX, k_BTX, v_BTX, lengths_B, segments_BS)
+    if {branch.name for branch in plan.branches} == {"xla"}:
+        # XLA splits it as it splits the layers around it, and keeps the probabilities for the gradient.
+        return checkpoint_name(xla.attend(case, *arrays), SAVED)
+    return _attend(plan, arrays)
+
+
+def _plan(implementation, case: Case, mesh: AbstractMesh) -> _Plan:
+    batch, heads = (
+        sharding.split(mesh, axis, size) for axis, size in (("batch", case.batch), ("heads", case.heads))
+    )
+    local = dataclasses.replace(
+        case,
+        batch=case.batch // sharding.devices(mesh, batch),
+        heads=case.heads // sharding.devices(mesh, heads),
+    )
+    branches = []
+    for platform, name in choice.choose(implementation, local).items():
+        # A kernel that is asked for is compiled where it is at home, and interpreted elsewhere.
+        if platform is None or platform in devices.compilable():
+            branches.append(_Branch(platform, name))
+        if platform is not None and implementation.startswith("pallas") and not devices.is_here(platform):
+            _warn(name, platform)
+            branches.append(_Branch(None, name, interpret=True))
+    spread_over = mesh if sharding.devices(mesh, sharding.free_axes(mesh)) > 1 else None
+    return _Plan(case, local, tuple(branches), spread_over, batch, heads)
+
+
+@functools.cache
+def _warn(name, platform):
+    log.warning("no device of platform %s is here: %s is interpreted, which is slow", platform, name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(plan: _Plan, arrays):
+    return _forward(plan, arrays)[0]
+
+
+def _forward(plan, arrays):
+    kept = [jax.eval_shape(lambda b=b: _forward_of(plan, b, arrays)[1]) for b in plan.branches]
+
+    def run(i, arrays):
+        y_BSX, own = _forward_of(plan, plan.branches[i], arrays)
+        others = [jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), other) for other in kept]
+        return y_BSX, (*others[:i], own, *others[i + 1 :])
+
+    y_BSX, kept = _by_platform(plan, run, arrays)
+    y_BSX = checkpoint_name(y_BSX, SAVED)
+    # Without such sums of rows a saved output would not save the forward kernel from running again.
+    kept = jax.tree.map(lambda x: checkpoint_name(x, SAVED) if x.size < y_BSX.size else x, kept)
+    return y_BSX, (arrays, y_BSX, kept)
+
+
+def _backward(plan, residuals, gradient_BSX):
+    def run(i, arrays, y_BSX, kept, gradient_BSX):
+        return _backward_of(plan, plan.branches[i], arrays, y_BSX, kept[i], gradient_BSX)
+
+    gradients = _by_platform(plan, run, *residuals, gradient_BSX)
+    return ((*gradients, None, None),)
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _by_platform(plan: _Plan, run, *args):
+    """`run(i, *args)` of the branch for the platform that this is compiled for."""
+    runs = {branch.platform: functools.partial(run, i) for i, branch in enumerate(plan.branches)}
+    if len(runs) == 1:
+        return run(0, *args)
+    default = runs.pop(None, None)
+    return lax.platform_dependent(*args, default=default, **runs)
+
+
+# Jitted so that a kernel is traced once for all layers of all towers that have the same case.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _forward_of(plan: _Plan, branch: _Branch, arrays):
+    """The output, and what the backward half wants beside it and the arrays."""
+    if branch.name == "xla":
+        return xla.attend(plan.whole, *arrays), None
+    member = MEMBERS[branch.name]
+
+    def local(*arrays):
+        y_BSX, kept = member.forward(plan.case, *arrays, interpret=branch.interpret)
+        return y_BSX, jax.tree.map(lambda x: x[None], kept)
+
+    return plan.spread(local, arrays="xxxbb", results="xk")(*arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _backward_of(plan: _Plan, branch: _Branch, arrays, y_BSX, kept, gradient_BSX):
+    """Gradients by queries, keys and values."""
+    if branch.name == "xla":
+        # Scores again: kept, they would lie idle on every other platform.
+        _, pull = jax.vjp(lambda *qkv: xla.attend(plan.whole, *qkv, *arrays[3:]), *arrays[:3])
+        return pull(gradient_BSX)
+    member = MEMBERS[branch.name]
+
+    def local(q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, kept, gradient_BSX):
+        arrays = q_BSX, k_BSX, v_BSX, lengths_B, segments_BS
+        kept = jax.tree.map(lambda x: x[0], kept)
+        return member.backward(plan.case, *arrays, y_BSX, kept, gradient_BSX, interpret=branch.interpret)
+
+    return plan.spread(local, arrays="xxxbbxkx", results="xxx")(*arrays, y_BSX, kept, gradient_BSX)

@@ -1,0 +1,143 @@
+"""Attention on NVIDIA's Hopper GPUs (H100, H200) for up to 256 positions, in Pallas' Mosaic GPU.
+
+Every tensor is read once and written once, packed as the projections emit it, of any length; scores never
+leave a multiprocessor. Kernels: `pallas_gpu_forward.py`, `pallas_gpu_backward.py`; letters as there.
+"""
+
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from mmjax.kernels.attention import devices, pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
+
+SINCE = (0, 11, 2)  # the JAX whose Mosaic GPU these kernels are written for
+LONGEST = 256  # a row of scores in registers
+WIDEST = 128
+
+
+class Warpgroups(NamedTuple):
+    """Of 128 threads each, in a thread block of either kernel."""
+
+    forward: int
+    backward: int
+
+
+def refusal(case: Case) -> str | None:
+    """Why the kernels cannot serve a case; None: they can."""
+    if jax.__version_info__ < SINCE:
+        return f"it is written for JAX from {'.'.join(map(str, SINCE))} on, and this is {jax.__version__}"
+    # None where it is compiled for a GPU that is not here, or interpreted.
+    if devices.cuda_capability() not in (None, 9.0):
+        return (
+            f"it is made of instructions of Hopper GPUs, and here is a {jax.local_devices()[0].device_kind}"
+        )
+    if case.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"it computes in bfloat16 or float16, not in {case.dtype}"
+    if not case.is_self:
+        return f"it wants as many queries as keys, not {case.queries} and {case.keys}"
+    if case.keys > LONGEST:
+        return f"it keeps a row of scores in registers, at most {LONGEST} of them, not {case.keys}"
+    if case.width % 8 or not 16 <= case.width <= WIDEST:
+        return f"head widths are multiples of 8 from 16 to {WIDEST}, not {case.width}"
+    widest = WIDEST if case.keys <= 128 else 112 if case.keys <= 192 else 96
+    if case.width > widest:
+        return f"shared memory has room for the gradients of heads up to {widest} wide of {case.keys} keys"
+    if case.scale <= 0:
+        return f"the scale of scores has to be positive, not {case.scale}"
+    return None
+
+
+def splits(case: Case) -> tuple[list[int], list[int]]:
+    """Warpgroups that a thread block of the forward and of the backward kernel may have."""
+    steps = -(-case.keys // T)
+    if _is_wide(case):
+        return [1, 2], [1, 2]
+    # dK and dV leave room in the registers for this many columns of tiles of keys.
+    owned = 128 // (-(-case.width // 64) * 64)
+    whole = (count for count in (1, 2, 3) if steps % count == 0)
+    return [count for count in (1, 2) if count <= steps], [
+        count for count in whole if steps // count <= owned
+    ]
+
+
+def choose(case: Case) -> Warpgroups:
+    """How a case is split. By rule: no GPU was at hand; `bench_attention.py sweep` measures all splits.
+
+    Forward, one warpgroup where another thread block fits on the same multiprocessor, whose copies then run
+    while this one computes. Else, and backward, as many as there may be.
+    """
+    forwards, backwards = splits(case)
+    operands = 3 * -(-case.keys // T) * T * case.width * 2  # bytes
+    return Warpgroups(forwards[0] if operands < 110_000 else forwards[-1], backwards[-1])
+
+
+def forward(
+    case: Case,
+    q_BSX,
+    k_BSX,
+    v_BSX,
+    lengths_B,
+    segments_BS,
+    *,
+    interpret: bool,
+    split: Warpgroups | None = None,
+):
+    """The output, and the shift of every row of scores, [B, N, R]."""
+    block = Block(case, (split or choose(case)).forward, _interpreter(interpret))
+    o_BSNK, shift_BNR = pallas_gpu_forward.forward(
+        block, *_apart(case, q_BSX, k_BSX, v_BSX), lengths_B, _whole_tiles(block, segments_BS)
+    )
+    return einops.rearrange(o_BSNK, "b s n k -> b s (n k)"), shift_BNR
+
+
+def backward(
+    case: Case,
+    q_BSX,
+    k_BSX,
+    v_BSX,
+    lengths_B,
+    segments_BS,
+    y_BSX,
+    shift_BNR,
+    gradient_BSX,
+    *,
+    interpret: bool,
+    split: Warpgroups | None = None,
+):
+    """The gradients by queries, keys and values."""
+    block = Block(case, (split or choose(case)).backward, _interpreter(interpret), **_panels(case))
+    q_BSNK, k_BSNK, v_BSNK, o_BSNK, do_BSNK = _apart(case, q_BSX, k_BSX, v_BSX, y_BSX, gradient_BSX)
+    kernel = pallas_gpu_backward_wide if _is_wide(case) else pallas_gpu_backward
+    gradients = kernel.backward(
+        block, q_BSNK, k_BSNK, v_BSNK, lengths_B, _whole_tiles(block, segments_BS), o_BSNK, shift_BNR, do_BSNK
+    )
+    return tuple(einops.rearrange(x, "b s n k -> b s (n k)") for x in gradients)
+
+
+def _is_wide(case):
+    """Whether dK and dV do not fit the registers of one thread block, beside what makes them."""
+    return case.width > 64 and case.keys > LONGEST // 2
+
+
+def _panels(case):
+    # Where dS is a factor in shared memory, the other one wants its swizzle, which is that of 64 columns.
+    return {} if _is_wide(case) else dict(sizes=(64,))
+
+
+def _apart(case, *arrays):
+    return [einops.rearrange(x, "b s (n k) -> b s n k", n=case.heads) for x in arrays]
+
+
+def _whole_tiles(block, segments_BS):
+    if segments_BS is None:
+        return None
+    return jnp.pad(segments_BS, ((0, 0), (0, block.rows - block.case.keys)))
+
+
+def _interpreter(interpret):
+    return plgpu.InterpretGPUParams() if interpret else None

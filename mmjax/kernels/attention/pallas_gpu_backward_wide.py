@@ -1,0 +1,133 @@
+"""Attention on Hopper, backward, for heads whose gradients do not fit the registers all at once.
+
+In two sweeps, so that scores and slopes are made twice, seven products in all: first the tiles of queries,
+one by one, against all keys for dQ; then the tiles of keys against all queries for dK and dV. A warpgroup
+needs nothing of what another one finds: two runs are equal to the bit. Letters: `pallas_gpu_tiles.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from mmjax.kernels.attention.pallas_gpu_tiles import T, iota, meet, minus, onto, onto_transpose, zeros
+
+
+def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shift_BNR, do_BSNK):
+    """The gradients by queries, keys and values."""
+    case, R = block.case, block.rows
+
+    def kernel(
+        q_ref, k_ref, v_ref, lengths_ref, segments_ref, delta_ref, shift_ref, do_ref, *results, **memory
+    ):
+        b, n, me = block.place()
+        q, k, v, do, dq = block.views(*(memory[name] for name in ("q", "k", "v", "do", "dq")))
+        segments, shift, delta = (memory[name] for name in ("segments", "shift", "delta"))
+        copied, all_barrier = memory["barriers"]
+        limit = block.limit(lengths_ref, b)
+
+        @pl.when(me == 0)
+        def _():
+            if case.segments:
+                plgpu.copy_gmem_to_smem(segments_ref.at[b], segments, copied)
+            for ref, x in ((shift_ref, shift), (delta_ref, delta)):
+                plgpu.copy_gmem_to_smem(ref.at[b, n], x, copied)
+            for ref, x in ((q_ref, q), (k_ref, k), (v_ref, v), (do_ref, do)):
+                block.load(ref, x, (b, n), 0, copied)
+
+        plgpu.barrier_wait(copied)
+        if block.is_padded:
+            for start in range(0, R, T):
+                rows = pl.ds(start, T)
+                block.clean([x.at(rows) for x in (*q, *k, *v, *do)], start, limit, me)
+            plgpu.commit_smem()
+            meet(all_barrier)
+
+        def weights(query, key, query_axis):
+            """Weights of a tile of pairs, and dS, that is to be scaled; `query_axis` is where queries lie."""
+            pairs, at = ((q, k), (do, v)), (pl.ds(query, T), pl.ds(key, T))
+            if query_axis:
+                pairs, at = [pair[::-1] for pair in pairs], at[::-1]
+            starts = [minus(x.at[pl.ds(query, T)], query_axis) for x in (shift, delta)]
+            s_TT, slope_TT = (
+                block.accumulate(onto_transpose(x, at[0], y, at[1]), start)[0]
+                for (x, y), start in zip(pairs, starts, strict=True)
+            )
+            p_TT = jnp.exp2(s_TT * block.log2_scale)
+            seen_TT = block.seen((T, T), query, key, limit, segments, query_axis=query_axis, end=R)
+            if seen_TT is not None:
+                p_TT = jnp.where(seen_TT, p_TT, 0.0)
+            return p_TT.astype(case.dtype), (p_TT * slope_TT).astype(case.dtype)
+
+        def queries(turn, _):
+            query = pl.multiple_of((turn * block.warpgroups + me) * T, T)
+
+            def add(step, dq_TP):
+                key = pl.multiple_of(step * T, T)
+                _, ds_TT = weights(query, key, 0)
+                factor = block.factor(ds_TT, memory["stage"], me)
+                return block.accumulate(onto(factor, k, pl.ds(key, T)), *dq_TP)
+
+            dq_TP = lax.fori_loop(0, block.steps, add, zeros(block))
+            plgpu.wait_smem_to_gmem(0)  # of the tile before
+            mine = [x.at(me) for x in dq]
+            for x, value in zip(mine, dq_TP, strict=True):
+                x.tiled[...] = (value * case.scale).astype(case.dtype)
+            plgpu.commit_smem()
+            block.store(mine, results[0], (b, n), query)
+
+        def keys(turn, _):
+            key = pl.multiple_of((turn * block.warpgroups + me) * T, T)
+
+            def add(step, sums):
+                query = pl.multiple_of(step * T, T)
+                p_TT, ds_TT = weights(query, key, 1)
+                found = []
+                for values, x_TT, x in zip(sums, (ds_TT, p_TT), (q, do), strict=True):
+                    factor = block.factor(x_TT, memory["stage"], me)
+                    found.append(block.accumulate(onto(factor, x, pl.ds(query, T)), *values))
+                return found
+
+            sums = lax.fori_loop(0, block.steps, add, [zeros(block), zeros(block)])
+            rows = pl.ds(key, T)  # of keys and values nobody else needs them any more
+            for panels, values, scale in zip((k, v), sums, (case.scale, 1.0), strict=True):
+                for x, value in zip(panels, values, strict=True):
+                    is_real = key + iota(value.shape, 0) < limit
+                    x.tiled.at[rows][...] = jnp.where(is_real, value * scale, 0.0).astype(case.dtype)
+            plgpu.commit_smem()
+            for panels, ref in zip((k, v), results[1:], strict=True):
+                block.store([x.at(rows) for x in panels], ref, (b, n), key)
+
+        turns = lax.div(block.steps - me + block.warpgroups - 1, block.warpgroups)
+        lax.fori_loop(0, turns, queries, None)
+        meet(all_barrier)
+        lax.fori_loop(0, turns, keys, None)
+        plgpu.wait_smem_to_gmem(0)
+
+    scratch = dict(
+        q=block.operand(R),
+        k=block.operand(R),
+        v=block.operand(R),
+        do=block.operand(R),
+        dq=block.operand(block.warpgroups, T),
+        shift=plgpu.SMEM((R,), jnp.float32),
+        delta=plgpu.SMEM((R,), jnp.float32),
+        segments=plgpu.SMEM((R,), jnp.int32) if case.segments else None,
+        stage=block.stage(T),
+        barriers=(
+            plgpu.Barrier(num_arrivals=4 * len(block.panels) + 2 + case.segments),
+            plgpu.Barrier(num_arrivals=block.warpgroups),
+        ),
+    )
+    results = [jax.ShapeDtypeStruct(q_BSNK.shape, case.dtype)] * 3
+    delta_BNR = _row_sums(block, o_BSNK, shift_BNR, do_BSNK)
+    arrays = (q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, delta_BNR, shift_BNR, do_BSNK)
+    return block.launch(kernel, "attention_backward_wide", results, scratch, arrays)
+
+
+def _row_sums(block, o_BSNK, shift_BNR, do_BSNK):
+    """Of dO x O, by XLA: shared memory has no room for O."""
+    delta_BNS = jnp.einsum("bsnk,bsnk->bns", o_BSNK, do_BSNK, preferred_element_type=jnp.float32)
+    delta_BNR = jnp.pad(delta_BNS, ((0, 0), (0, 0), (0, block.rows - block.case.keys)))
+    return jnp.where(jnp.isinf(shift_BNR), 0.0, delta_BNR)  # the gradient of padding may be NaN

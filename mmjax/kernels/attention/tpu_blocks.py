@@ -1,0 +1,100 @@
+"""How much of attention one grid step of a TPU takes: from a table where the case is in it, else by a rule.
+
+`tune_tpu.py` makes the table, from the compiler's schedules.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Literal
+
+import jax
+
+from mmjax.kernels.attention.case import Case
+
+Kernel = Literal["forward", "backward"]
+
+TABLE = pathlib.Path(__file__).with_name("tpu_blocks.json")
+
+LANES = 128
+# Scores of a grid step, of all its heads together: more take long to compile, and overlap no better.
+_SCORES = 1_600_000
+_HEADS = 16
+_PART = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is tuned; it fits any number of heads."""
+
+    most: int  # heads of a grid step, at most
+    queries: int  # of a unit of work: a part of one head
+    ahead: int  # units by which a stage of the computation is ahead of the next
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Blocks:
+    heads: int  # of a grid step
+    apart: bool  # whether heads are apart, [B, N, S, K], and not side by side, [B, S, X]
+    queries: int
+    ahead: int
+
+
+def blocks(case: Case, kernel: Kernel, device: str | None = None) -> Blocks:
+    """For a kind of device; None: for the one that is compiled for."""
+    table = _table()
+    device = _device() if device is None else device
+    keys = [(device, str(case.dtype), positions(case), case.width, mask) for mask in (mask_of(case), "")]
+    found = next((table[kernel, *key] for key in keys if (kernel, *key) in table), None)
+    return fit(case, found or rule(case, kernel))
+
+
+def rule(case: Case, kernel: Kernel) -> Plan:
+    """The forward pass stage by stage; the backward pass in turns, since it holds twice as much."""
+    size = positions(case)
+    most = max(1, min(_HEADS, _SCORES // (size * _up(size, LANES))))
+    if kernel == "forward":
+        return Plan(most=most, queries=size, ahead=most)
+    return Plan(most=most, queries=_up(-(-size // max(1, round(size / _PART))), LANES), ahead=1)
+
+
+def fit(case: Case, plan: Plan) -> Blocks:
+    """As many heads as the plan allows: side by side where they fill lanes or are all, else apart."""
+    counts = [n for n in range(1, case.heads + 1) if case.heads % n == 0]
+    side_by_side = [n for n in counts if n * case.width % LANES == 0 or n == case.heads]
+    # Putting heads apart moves every array twice; a few more heads than planned cost less.
+    apart = min(side_by_side) > 2 * plan.most
+    heads = max([n for n in (counts if apart else side_by_side) if n <= plan.most] or [min(side_by_side)])
+    return Blocks(heads=heads, apart=apart, queries=plan.queries, ahead=plan.ahead)
+
+
+def positions(case: Case) -> int:
+    """Those that are worked on."""
+    return case.keys if case.kv_len is None else case.kv_len
+
+
+def mask_of(case: Case) -> str:
+    """The masks that are worked on, as the table names them."""
+    return "+".join(name for name in ("lengths", "segments", "causal") if getattr(case, name))
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _device() -> str:
+    """The kind of device that is compiled for: of the mesh, where there is one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
+@functools.cache
+def _table():
+    """Plans by kernel, device, dtype, positions, head width and masks."""
+    return {
+        tuple(row[name] for name in ("kernel", "device", "dtype", "positions", "width", "masks")): Plan(
+            **row["plan"]
+        )
+        for row in json.loads(TABLE.read_text())["rows"]
+    }

@@ -1,0 +1,181 @@
+"""What one grid step of attention on a TPU computes: whole rows of scores of a few heads, in VMEM.
+
+Scores are transposed, keys by queries: the softmax then reduces over sublanes, by adding registers, not over
+lanes, by shuffling them. All results come transposed too, head width by positions: as the left factor of a
+product, what has the fewest rows is the cheapest. Transposed, heads lie below each other and are cut apart at
+no cost, and all heads of a block are transposed at once.
+
+A head's scores, its softmax and what follows wait for each other; those of different heads do not. The
+compiler stays close to the order of the code, so stages of several heads, and of several parts of the
+queries, are written in turns.
+
+Letters: S positions, Q a part of them as queries, T all of them as keys, K head width, X heads x K.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.tpu_blocks import Blocks
+from mmjax.kernels.attention.tpu_masks import Masks
+
+_ONES = 16  # rows of a tile of bfloat16
+
+
+class _Unit(NamedTuple):
+    head: int
+    part: slice  # of the queries
+    hide: Callable  # masks the part's scores
+
+
+def forward(*refs, case: Case, blocks: Blocks):
+    """Refs: lengths and segments where the case has them, queries, keys, values, output."""
+    masks, (q_ref, k_ref, v_ref, y_ref) = Masks.of(case, refs)
+    units = _units(masks, blocks)
+    q_KS = _columns(masks, q_ref, case)
+    k_TK = _rows(masks, k_ref, case)
+    ones_S = jnp.ones((_ONES, masks.size), case.dtype)
+    # The softmax' sum is the last product's, too: a row of ones costs less than adding up the weights.
+    v_KS = [jnp.concatenate([x_KS, ones_S]) for x_KS in _columns(masks, v_ref, case, clear=True)]
+
+    def scores(unit, _):
+        head, part, hide = unit
+        return hide(_scores(case, k_TK[head], q_KS[head][:, part]))
+
+    def weights(unit, s_TQ):
+        return jnp.exp2(s_TQ - s_TQ.max(0, keepdims=True)).astype(case.dtype)
+
+    def output(unit, w_TQ):
+        y_KQ = _product(v_KS[unit.head], w_TQ)
+        return y_KQ[: case.width] * (1 / y_KQ[case.width : case.width + 1])
+
+    y_KQ = _in_turns(units, blocks.ahead, scores, weights, output)
+    _put(masks, y_ref, _joined(units, y_KQ), case)
+
+
+def backward(*refs, case: Case, blocks: Blocks):
+    """Refs: lengths and segments where the case has them, queries, keys, values, gradient of the output;
+    gradients by queries, keys and values.
+
+    Recomputes the weights w; with the gradient g of the output, the slope of the scores is
+    w (g v - sum of w g v over the keys) (Dao et al. 2022, arXiv:2205.14135, appendix B.2).
+    """
+    masks, (q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref) = Masks.of(case, refs)
+    units = _units(masks, blocks)
+    k_TK, v_TK = (_rows(masks, ref, case, clear=True) for ref in (k_ref, v_ref))
+    q_KS, k_KS, g_KS = (_columns(masks, ref, case, clear=True) for ref in (q_ref, k_ref, g_ref))
+    dk_KT, dv_KT = ([[] for _ in range(blocks.heads)] for _ in range(2))  # of parts, to be added up
+
+    def scores(unit, _):
+        head, part, hide = unit
+        return hide(_scores(case, k_TK[head], q_KS[head][:, part]))
+
+    def products(unit, s_TQ):
+        head, part, _ = unit
+        return s_TQ, _product(v_TK[head], g_KS[head][:, part])
+
+    def slopes(unit, values):
+        s_TQ, dw_TQ = values
+        e_TQ = jnp.exp2(s_TQ - s_TQ.max(0, keepdims=True))
+        w_TQ = e_TQ * (1 / e_TQ.sum(0, keepdims=True))
+        ds_TQ = w_TQ * (dw_TQ - (w_TQ * dw_TQ).sum(0, keepdims=True))
+        return w_TQ.astype(case.dtype), ds_TQ.astype(case.dtype)
+
+    def gradients(unit, values):
+        (head, part, _), (w_TQ, ds_TQ) = unit, values
+        dv_KT[head].append(_product(g_KS[head][:, part], w_TQ, 1))
+        dk_KT[head].append(_product(q_KS[head][:, part], ds_TQ, 1))
+        return _product(k_KS[head], ds_TQ) * case.scale
+
+    dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
+    _put(masks, dq_ref, _joined(units, dq_KQ), case)
+    _put(masks, dk_ref, [sum(parts[1:], parts[0]) * case.scale for parts in dk_KT], case)
+    _put(masks, dv_ref, [sum(parts[1:], parts[0]) for parts in dv_KT], case)
+
+
+def _units(masks: Masks, blocks: Blocks):
+    parts = [slice(i, min(i + blocks.queries, masks.size)) for i in range(0, masks.size, blocks.queries)]
+    hides = masks.of_parts(parts)
+    return [
+        _Unit(head, part, hide)
+        for head in range(blocks.heads)
+        for part, hide in zip(parts, hides, strict=True)
+    ]
+
+
+def _in_turns(units, ahead: int, *stages):
+    """What the last stage makes of each unit; a stage runs `ahead` units before the one after it."""
+    values = [None] * len(units)
+    for turn in range(len(units) + ahead * (len(stages) - 1)):
+        for n, stage in enumerate(stages):
+            i = turn - n * ahead
+            if 0 <= i < len(units):
+                values[i] = stage(units[i], values[i])
+    return values
+
+
+def _joined(units, values_KQ):
+    """[K, S] of each head, of the values of its units."""
+    heads = {}
+    for (head, _, _), x_KQ in zip(units, values_KQ, strict=True):
+        heads.setdefault(head, []).append(x_KQ)
+    return [jnp.concatenate(parts, axis=1) for parts in heads.values()]
+
+
+def _scores(case, k_TK, q_KQ):
+    """Their exponents to base 2. Scaled here, in float32: queries would be rounded once more."""
+    return _product(k_TK, q_KQ) * (case.scale * math.log2(math.e))
+
+
+def _product(x, y, axis=0):
+    """x times y, of which `axis` is summed over. The MXU rounds float32 unless asked not to."""
+    return lax.dot_general(
+        x,
+        y,
+        (((1,), (axis,)), ((), ())),
+        precision=lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _packs(masks, ref, clear):
+    """[S, X] of heads that lie side by side: one array, or one a head."""
+    packs = [ref[: masks.size]] if len(ref.shape) == 2 else [ref[h, : masks.size] for h in range(len(ref))]
+    return [masks.cleared(x_SX) for x_SX in packs] if clear else packs
+
+
+def _rows(masks, ref, case, clear=False):
+    """[S, K] of each head."""
+    return [
+        x_SX[:, i : i + case.width]
+        for x_SX in _packs(masks, ref, clear)
+        for i in range(0, x_SX.shape[1], case.width)
+    ]
+
+
+def _columns(masks, ref, case, clear=False):
+    """[K, S] of each head."""
+    return [
+        x_XS[i : i + case.width]
+        for x_XS in (x_SX.T for x_SX in _packs(masks, ref, clear))
+        for i in range(0, x_XS.shape[0], case.width)
+    ]
+
+
+def _put(masks, ref, heads_KS, case):
+    """Writes [K, S] of each head; zeros where padding is."""
+    if len(ref.shape) == 2:
+        _put_rows(masks, ref, jnp.concatenate(heads_KS))
+    else:
+        for h, x_KS in enumerate(heads_KS):
+            _put_rows(masks, ref.at[h], x_KS)
+
+
+def _put_rows(masks, ref, x_XS):
+    if masks.size < ref.shape[0]:
+        ref[...] = jnp.zeros(ref.shape, ref.dtype)
+    ref[: masks.size] = masks.cleared(x_XS.T).astype(ref.dtype)

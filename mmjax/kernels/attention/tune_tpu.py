@@ -1,0 +1,172 @@
+"""Makes the table of blocks for TPUs, on any machine that has libtpu: compiles every candidate for every
+shape, and takes the one of fewest cycles.
+
+    python -m mmjax.kernels.attention.tune_tpu table            # adds what is missing, minutes a shape
+    python -m mmjax.kernels.attention.tune_tpu cycles "TPU v5 lite" 208x12x64 577x12x64:causal
+
+A shape is positions x heads x head width, and masks after a colon. `cycles` prints one line of JSON for each
+kernel, with the blocks that it has by table or rule.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import logging
+import pathlib
+import tempfile
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tpu_schedule
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.tpu_blocks import TABLE, Plan
+
+log = logging.getLogger("mmjax")
+
+# Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16 and L/14 at several sizes, So400m, g, H and bigG, texts.
+SHAPES = (
+    "50x12x64",
+    "77x8x64:causal",
+    "77x12x64:causal",
+    "64x12x64",
+    "196x12x64",
+    "197x12x64",
+    "256x12x64",
+    "256x16x72",
+    "257x16x64",
+    "257x16x80",
+    "256x6x128",
+    "576x12x64",
+    "577x16x64",
+    "729x16x72",
+)
+_BATCH = 8
+
+
+def case_of(shape: str, dtype="bfloat16") -> Case:
+    sizes, _, masks = shape.partition(":")
+    positions, heads, width = map(int, sizes.split("x"))
+    return Case(
+        batch=_BATCH,
+        queries=positions,
+        keys=positions,
+        heads=heads,
+        width=width,
+        dtype=jnp.dtype(dtype),
+        scale=width**-0.5,
+        **{mask: True for mask in masks.split("+") if mask},
+    )
+
+
+def candidates(case: Case, kernel: tpu_blocks.Kernel) -> list[Plan]:
+    """The rule's plan, and plans near it."""
+    first = tpu_blocks.rule(case, kernel)
+    size = tpu_blocks.positions(case)
+    heads = {first.most, max(1, first.most // 2)}
+    if kernel == "forward":
+        found = [Plan(most=most, queries=size, ahead=ahead) for most in heads for ahead in (2, most)]
+    else:
+        parts = {first.queries, 128, 256} if size > 256 else {first.queries}
+        found = [
+            Plan(most=most, queries=queries, ahead=ahead)
+            for most in heads
+            for queries in parts
+            for ahead in (1, 2)
+        ]
+    return sorted(set(found), key=dataclasses.astuple)
+
+
+def cycles(folder: pathlib.Path, device: str, case: Case, kernel: tpu_blocks.Kernel, blocks) -> float:
+    """Of one head of one example."""
+    x = jax.ShapeDtypeStruct((case.batch, case.keys, case.heads * case.width), case.dtype)
+    lengths = jax.ShapeDtypeStruct((case.batch,), jnp.int32) if case.lengths else None
+    segments = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32) if case.segments else None
+    arrays = (x,) * (3 if kernel == "forward" else 4)
+
+    def run(arrays, lengths_B, segments_BS):
+        return pallas_tpu.call(kernel, case, blocks, arrays, lengths_B, segments_BS)
+
+    found = tpu_schedule.cycles(folder, device, run, (arrays, lengths, segments))
+    return found[f"attention_{kernel}"] / blocks.heads
+
+
+def best(folder, device, case, kernel):
+    """The row of the table: the plan of fewest cycles; of plans that come to the same blocks the first."""
+    plans = {}
+    for plan in candidates(case, kernel):
+        plans.setdefault(tpu_blocks.fit(case, plan), plan)
+    counts = {}
+    for blocks, plan in plans.items():
+        counts[plan] = cycles(folder, device, case, kernel, blocks)
+        log.info("%s %s %s: %s, %.0f cycles a head", device, case, kernel, blocks, counts[plan])
+    plan = min(counts, key=counts.get)
+    return dict(
+        kernel=kernel,
+        device=device,
+        dtype=str(case.dtype),
+        positions=tpu_blocks.positions(case),
+        width=case.width,
+        masks=tpu_blocks.mask_of(case),
+        plan=dataclasses.asdict(plan),
+        cycles_per_head=round(counts[plan]),
+        made=made(),
+    )
+
+
+def made() -> str:
+    """When and on what."""
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
+    return ", ".join([datetime.date.today().isoformat(), *versions])
+
+
+def fill(folder: pathlib.Path, shapes, devices):
+    """Adds rows to the table, one at a time, so that it may be interrupted."""
+    table = json.loads(TABLE.read_text())
+    key = ("kernel", "device", "dtype", "positions", "width", "masks")
+    have = {tuple(row[name] for name in key) for row in table["rows"]}
+    for shape in shapes:
+        case = case_of(shape)
+        for device in devices:
+            for kernel in ("forward", "backward"):
+                own = (kernel, device, str(case.dtype), case.keys, case.width, tpu_blocks.mask_of(case))
+                if own not in have:
+                    table["rows"].append(best(folder, device, case, kernel))
+                    have.add(own)
+                    write(table)
+
+
+def write(table):
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in table["rows"])
+    TABLE.write_text(f'{{"rows": [\n{lines}\n]}}\n')
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Blocks of attention for TPUs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    table = commands.add_parser("table")
+    table.add_argument("shapes", nargs="*", default=SHAPES)
+    table.add_argument("--devices", nargs="+", default=list(tpu_schedule.SLICES))
+    count = commands.add_parser("cycles")
+    count.add_argument("device", choices=tpu_schedule.SLICES)
+    count.add_argument("shapes", nargs="+")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        tpu_schedule.prepare(folder)
+        if args.command == "table":
+            return fill(folder, args.shapes, args.devices)
+        for shape in args.shapes:
+            for kernel in ("forward", "backward"):
+                case = case_of(shape)
+                blocks = tpu_blocks.blocks(case, kernel, args.device)
+                count = cycles(folder, args.device, case, kernel, blocks)
+                row = dict(shape=shape, kernel=kernel, cycles_per_head=round(count))
+                print(json.dumps(row | dataclasses.asdict(blocks)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Attention as XLA compiles it: exact, for every case, on every device; it holds all scores.
+
+Letters: B batch, S queries, T keys, N heads, K head width, X = N x K.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.layout import positions_before, unpadded
+
+
+def refusal(case: Case) -> str | None:
+    """None: it serves all."""
+    return None
+
+
+def attend(case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
+    """[B, S, X], differentiable; `mmjax.kernels.attention` says what the arguments are."""
+    return unpadded(_attend, case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS)
+
+
+def _attend(case, q_BSNK, k_BTNK, v_BTNK, lengths_B, segments_BS):
+    mask_BNST = None
+    if case.lengths:
+        mask_BNST = positions_before(lengths_B, k_BTNK.shape[1])[:, None, None, :]
+    if case.segments:
+        same_BNST = (segments_BS[:, :, None] == segments_BS[:, None, :])[:, None]
+        mask_BNST = same_BNST if mask_BNST is None else mask_BNST & same_BNST
+    # TPUs and GPUs round the factors of float32 products unless asked not to.
+    exact = jax.default_matmul_precision("highest")
+    with exact if case.dtype == jnp.float32 else contextlib.nullcontext():
+        return jax.nn.dot_product_attention(
+            q_BSNK, k_BTNK, v_BTNK, mask=mask_BNST, is_causal=case.causal, scale=case.scale
+        )

@@ -1,0 +1,205 @@
+"""What every implementation of attention is held to: cases, inputs, and a reference in float64 NumPy.
+
+A new implementation is one more name in `MEMBERS`.
+
+Letters: B batch, S positions, N heads, K head width, X = N x K.
+"""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from mmjax.kernels.attention import attention
+
+# Those that run on a CPU, interpreted where they are kernels.
+MEMBERS = ("xla", "pallas_tpu")
+
+WIDTHS = (64, 72, 80, 88, 96, 104, 128)
+# Of published towers, and their neighbours.
+LENGTHS = (50, 64, 77, 196, 197, 256, 257, 576, 577, 729, 1024)
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+RESULTS = ("output", "by q", "by k", "by v")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    length: int = 17
+    width: int = 64
+    heads: int = 2
+    batch: int = 2
+    dtype: str = "float32"
+    kv_len: bool = False
+    lengths: bool = False
+    segments: bool = False
+    causal: bool = False
+
+    def __str__(self):
+        masks = [name for name in MASKS if getattr(self, name)]
+        return "-".join([f"{self.length}x{self.heads}x{self.width}", self.dtype, *masks])
+
+    @property
+    def real(self):
+        """bool [B, S]: what is no padding. The second example has none but padding, where lengths vary."""
+        limits_B = np.full(self.batch, self.length)
+        if self.kv_len:
+            limits_B[:] = self.kept
+        if self.lengths:
+            limits_B = np.minimum(limits_B, self.options["lengths"])
+        return np.arange(self.length) < limits_B[:, None]
+
+    @property
+    def kept(self):
+        return max(1, self.length - 5)
+
+    @property
+    def options(self):
+        """The keyword arguments of `attention`."""
+        rng = np.random.default_rng(self.length)
+        found = dict(num_heads=self.heads, causal=self.causal)
+        if self.kv_len:
+            found["kv_len"] = self.kept
+        if self.lengths:
+            lengths_B = rng.integers(1, self.length + 1, self.batch, dtype=np.int32)
+            lengths_B[1] = 0
+            found["lengths"] = lengths_B
+        if self.segments:
+            # In no order, ids of any size, and none of them -1, 4 or 6: segments that are empty.
+            ids = np.array([-7, 0, 5, 1_000_000], np.int32)
+            found["segment_ids"] = rng.choice(ids, (self.batch, self.length))
+        return found
+
+    @functools.cached_property
+    def arrays(self):
+        """q, k, v and the gradient of the output, of the example's dtype; zeros where q, k and v are
+        padding."""
+        rng = np.random.default_rng(self.width)
+        shape = (self.batch, self.length, self.heads * self.width)
+        *qkv, gradient = (rng.normal(size=shape).astype(DTYPES[self.dtype]) for _ in range(4))
+        return *(np.where(self.real[..., None], x, np.zeros_like(x)) for x in qkv), gradient
+
+    @functools.cached_property
+    def poisoned(self):
+        """The same with NaN and infinity where q, k and v are padding."""
+        *qkv, gradient = self.arrays
+        poison_S1 = np.where(np.arange(self.length) % 2, np.inf, np.nan)[:, None]
+        kept = (np.where(self.real[..., None], x, poison_S1.astype(x.dtype)) for x in qkv)
+        return *kept, gradient
+
+
+MASKS = ("kv_len", "lengths", "segments", "causal")
+EVERY_MASK = [dict(zip(MASKS, on, strict=True)) for on in itertools.product((False, True), repeat=len(MASKS))]
+
+
+def reference(example):
+    """Output and its gradients by q, k and v: Vaswani et al. 2017, eq. 1, and the chain rule by hand."""
+    arrays = [np.float64(x) for x in example.arrays]
+    arrays[3] = arrays[3] * example.real[..., None]
+    found = [np.zeros_like(arrays[0]) for _ in RESULTS]
+    scale = example.width**-0.5
+    for b, n in itertools.product(range(example.batch), range(example.heads)):
+        part = (b, slice(None), slice(n * example.width, (n + 1) * example.width))
+        q_SK, k_SK, v_SK, g_SK = (x[part] for x in arrays)
+        seen_SS = visible(example, b)
+        weight_SS = np.where(seen_SS, np.exp(np.where(seen_SS, scale * q_SK @ k_SK.T, 0)), 0)
+        weight_SS /= np.maximum(weight_SS.sum(axis=1, keepdims=True), 1e-300)
+        slope_SS = g_SK @ v_SK.T
+        slope_SS = scale * weight_SS * (slope_SS - np.sum(weight_SS * slope_SS, axis=1, keepdims=True))
+        parts = weight_SS @ v_SK, slope_SS @ k_SK, slope_SS.T @ q_SK, weight_SS.T @ g_SK
+        for whole, value_SK in zip(found, parts, strict=True):
+            whole[part] = value_SK
+    return dict(zip(RESULTS, found, strict=True))
+
+
+def visible(example, b):
+    """bool [S, S]: which key (second axis) a query of example `b` of the batch sees."""
+    seen_SS = example.real[b][:, None] & example.real[b][None]
+    if example.segments:
+        ids_S = example.options["segment_ids"][b]
+        seen_SS &= ids_S[:, None] == ids_S[None]
+    return np.tril(seen_SS) if example.causal else seen_SS
+
+
+@functools.cache
+def compiled(member, example):
+    """A function of q, k, v and a gradient: output and its gradients by q, k and v."""
+    attend = functools.partial(attention, implementation=member, **example.options)
+
+    @jax.jit
+    def run(q, k, v, gradient):
+        output, pull = jax.vjp(attend, q, k, v)
+        return dict(zip(RESULTS, (output, *pull(gradient)), strict=True))
+
+    return run.lower(*example.arrays).compile()
+
+
+@functools.cache
+def found(member, example):
+    """What a member makes of an example, with its padding poisoned."""
+    return jax.device_get(compiled(member, example)(*example.poisoned))
+
+
+@functools.cache
+def errors(member, example):
+    """By result: distance to the reference, by norm and at the worst entry.
+
+    Relative to the reference's size, of all results together: where a gradient has to vanish, as that of a
+    single token's score, rounding leaves something of the size of the others.
+    """
+    expected = reference(example)
+    size = max(np.abs(x).max() for x in expected.values()) or 1.0
+    norm = max(np.linalg.norm(x) for x in expected.values()) or 1.0
+    apart = {name: np.float64(found(member, example)[name]) - x for name, x in expected.items()}
+    return {name: (np.linalg.norm(x) / norm, np.abs(x).max() / size) for name, x in apart.items()}
+
+
+def covering(**choices):
+    """Examples such that any two values of different fields, and any choice of masks, meet in one of them.
+
+    Greedily: of many random candidates the one in which most meets for the first time, until nothing is left.
+    """
+    rng = np.random.default_rng(0)
+
+    def meetings(fields):
+        return {*itertools.combinations(fields.items(), 2), tuple((mask, fields[mask]) for mask in MASKS)}
+
+    every = (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
+    missing = set().union(*map(meetings, every))
+    examples = []
+    while missing:
+        first = dict(min(missing, key=str))
+        draws = [
+            {name: values[rng.integers(len(values))] for name, values in choices.items()} for _ in range(50)
+        ]
+        best = max((draw | first for draw in draws), key=lambda fields: len(meetings(fields) & missing))
+        missing -= meetings(best)
+        examples.append(Example(**best))
+    return examples
+
+
+QUICK_LENGTHS, QUICK_HEADS = (1, 50, 77), (1, 3)
+QUICK = covering(
+    length=QUICK_LENGTHS,
+    width=WIDTHS,
+    heads=QUICK_HEADS,
+    dtype=tuple(DTYPES),
+    **dict.fromkeys(MASKS, (False, True)),
+)
+# More heads than a block of a kernel has, and more rows than a tile.
+QUICK += [
+    Example(length=17, heads=16, width=80, dtype="bfloat16", lengths=True),
+    Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
+]
+ALL = [
+    Example(length=length, width=width, dtype=dtype, **masks)
+    for length, width, dtype in itertools.product(LENGTHS, WIDTHS, DTYPES)
+    for masks in ({}, *({mask: True} for mask in MASKS), dict.fromkeys(MASKS, True))
+]
+
+
+def random(shape, seed=0, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)

@@ -1,0 +1,138 @@
+"""The Hopper kernels as NVIDIA's assembler leaves them: compiled for an H100 without one.
+
+pip install jax-cuda13-plugin==V jax-cuda13-pjrt==V nvidia-cuda-nvcc    # V: the version of jax
+python -m pytest -m gpu_aot tests/kernels/attention/test_gpu_aot.py
+"""
+
+import importlib.util
+import pathlib
+import re
+import sysconfig
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mmjax.kernels.attention import pallas_gpu
+from mmjax.kernels.attention.case import Case
+
+pytestmark = pytest.mark.gpu_aot
+
+# XLA's GpuTargetConfigProto of an H100 SXM, from its data sheet and CUDA's table of compute capabilities.
+H100 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H100 80GB HBM3"
+runtime_version { major: 13 }
+dnn_version_info { major: 9 }
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: 85899345920
+  memory_bandwidth: 3350000000000
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+"""
+OPTIN = 232_448  # bytes of shared memory that a thread block may have
+REGISTERS = 65_536  # of a multiprocessor
+
+# (S, D, masks): text and image towers of 224 pixels; a length of no round number; every mask.
+SHAPES = [
+    (50, 64, {}),
+    (64, 72, {}),
+    (77, 64, dict(causal=True, lengths=True)),
+    (77, 80, dict(causal=True)),
+    (128, 128, {}),
+    (192, 64, dict(segments=True)),
+    (192, 112, dict(segments=True)),
+    (196, 80, {}),
+    (197, 64, {}),
+    (200, 64, dict(kv_len=197)),
+    (256, 64, dict(lengths=True)),
+    (256, 72, {}),
+    (256, 96, dict(lengths=True, causal=True, segments=True)),
+]
+
+
+class Kernel(NamedTuple):
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    products: int
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """A function that compiles one for shapes and dtypes, and returns its only kernel."""
+    if jax.__version_info__ < pallas_gpu.SINCE:
+        pytest.skip("the kernels are written for JAX from 0.11.2 on")
+    tools = pathlib.Path(sysconfig.get_paths()["purelib"], "nvidia", "cu13")
+    if not importlib.util.find_spec("jax_cuda13_plugin") or not (tools / "bin" / "ptxas").exists():
+        pytest.skip("compiles with jax-cuda13-plugin, jax-cuda13-pjrt and nvidia-cuda-nvcc")
+    monkeypatch.setenv("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+    monkeypatch.setenv("MOSAIC_GPU_CUDA_ROOT", str(tools))
+    monkeypatch.setenv("PATH", str(tools / "bin"), prepend=":")
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_TO", str(tmp_path))
+    for kind in ("PTX", "PTXAS", "RESOURCES"):
+        monkeypatch.setenv(f"MOSAIC_GPU_DUMP_{kind}", "1")
+    topology = topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+    mesh = topologies.make_mesh(topology, (1,), ("device",))
+    where = NamedSharding(mesh, PartitionSpec())
+
+    def compile_(function, *arrays):
+        with jax.set_mesh(mesh):
+            args = [x and jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for x in arrays]
+            jax.jit(function).lower(*args).compile()
+        (report,) = tmp_path.glob("*.ptxas")
+        return kernel(report)
+
+    return compile_
+
+
+def kernel(report):
+    assembled, launched, ptx = (
+        report.with_suffix(suffix).read_text() for suffix in (".ptxas", ".resources.txt", ".ptx")
+    )
+    return Kernel(
+        registers=int(re.search(r"Used (\d+) registers", assembled)[1]),
+        spilled_bytes=int(re.search(r"(\d+) bytes spill stores", assembled)[1]),
+        shared_bytes=int(re.search(r"smem_scratch_bytes=(\d+)", launched)[1]),
+        products=ptx.count("wgmma.mma_async"),
+    )
+
+
+@pytest.mark.parametrize("length, width, masks", SHAPES, ids=str)
+@pytest.mark.parametrize("half", ["forward", "backward"])
+def test_nothing_spills_and_products_are_those_of_the_tensor_cores(compiled, half, length, width, masks):
+    sizes = dict(batch=4, queries=length, keys=length, heads=2, width=width, scale=width**-0.5)
+    case = Case(dtype=jnp.dtype("bfloat16"), **sizes, **masks)
+    assert pallas_gpu.refusal(case) is None
+    split = pallas_gpu.choose(case)
+    x = jax.ShapeDtypeStruct((4, length, 2 * width), case.dtype)
+    lengths = jax.ShapeDtypeStruct((4,), jnp.int32) if case.lengths else None
+    segments = jax.ShapeDtypeStruct((4, length), jnp.int32) if case.segments else None
+    arrays = (x, x, x, lengths, segments)
+    if half == "backward":
+        arrays += (x, jax.ShapeDtypeStruct((4, 2, -(-length // 64) * 64), jnp.float32), x)
+    function = getattr(pallas_gpu, half)
+    found = compiled(lambda *args: function(case, *args, interpret=False), *arrays)
+    assert found.spilled_bytes == 0
+    assert found.shared_bytes <= OPTIN
+    assert found.registers * 128 * getattr(split, half) <= REGISTERS
+    # Products of 64 rows and 16 of the summed dimension; the panels of a head share those of its scores.
+    assert found.products >= (2 if half == "forward" else 5) * width // 16

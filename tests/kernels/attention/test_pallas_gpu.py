@@ -1,0 +1,142 @@
+"""The Hopper kernels: what they refuse, how a case is split, and what they compute, interpreted on a CPU.
+
+That they compile for a GPU is for test_gpu_aot.py. The interpreter has a thread for every warpgroup and takes
+seconds for a head, so here are few examples; `-m slow` has more.
+"""
+
+import attending
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attending import RESULTS, Example
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from mmjax.kernels.attention import pallas_gpu
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
+
+needs_interpreter = pytest.mark.skipif(
+    jax.__version_info__ < pallas_gpu.SINCE, reason="JAX from 0.11.2 on interprets kernels of Mosaic GPU"
+)
+# Scores of keys that are padding are made and thrown away; NumPy, which makes them here, warns of NaN.
+quiet = pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning")
+
+EXAMPLES = [
+    Example(dtype="bfloat16", heads=1, length=77, lengths=True, segments=True),
+    Example(dtype="bfloat16", heads=2, length=13, width=104, kv_len=True, causal=True),
+    Example(dtype="bfloat16", heads=1, length=129, width=72, lengths=True),  # in two sweeps
+]
+MORE = [
+    Example(dtype="bfloat16", heads=1, batch=2, length=197),
+    Example(dtype="bfloat16", heads=1, batch=2, length=256, lengths=True, causal=True, segments=True),
+    Example(dtype="bfloat16", heads=1, batch=2, length=190, kv_len=True),
+    Example(dtype="bfloat16", heads=1, length=131, width=72, lengths=True, causal=True),
+    Example(dtype="bfloat16", heads=1, length=196, width=88, segments=True, kv_len=True),
+    *(Example(dtype="bfloat16", heads=1, length=50, width=width) for width in attending.WIDTHS),
+    *(Example(dtype="bfloat16", heads=2, length=1, **masks) for masks in attending.EVERY_MASK),
+]
+
+
+def case(**fields):
+    sizes = dict(batch=2, queries=77, keys=77, heads=2, width=64, dtype=jnp.dtype("bfloat16"), scale=0.125)
+    return Case(**sizes | fields)
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        (dict(), None),
+        (dict(dtype=jnp.dtype("float16"), width=128, queries=128, keys=128), None),
+        (dict(dtype=jnp.dtype("float32")), "bfloat16 or float16, not in float32"),
+        (dict(queries=1), "as many queries as keys, not 1 and 77"),
+        (dict(queries=257, keys=257), "at most 256 of them, not 257"),
+        (dict(width=68), "multiples of 8 from 16 to 128, not 68"),
+        (dict(width=136), "multiples of 8 from 16 to 128, not 136"),
+        (dict(width=8), "multiples of 8 from 16 to 128, not 8"),
+        (dict(width=112, queries=192, keys=192), None),
+        (dict(width=120, queries=192, keys=192), "gradients of heads up to 112 wide of 192 keys"),
+        (dict(width=104, queries=196, keys=196), "gradients of heads up to 96 wide of 196 keys"),
+        (dict(scale=0.0), "has to be positive, not 0.0"),
+    ],
+)
+def test_what_the_registers_or_the_copies_do_not_allow_is_refused(monkeypatch, fields, reason):
+    monkeypatch.setattr(pallas_gpu, "SINCE", (0,))
+    found = pallas_gpu.refusal(case(**fields))
+    assert (found is None) == (reason is None)
+    if reason is not None:
+        with pytest.raises(AssertionError, match=reason):
+            raise AssertionError(found)
+
+
+def test_an_older_jax_is_refused(monkeypatch):
+    monkeypatch.setattr(pallas_gpu, "SINCE", (1000, 1))
+    assert pallas_gpu.refusal(case()).startswith("it is written for JAX from 1000.1 on, and this is ")
+
+
+@pytest.mark.parametrize("width", range(16, 129, 8))
+@pytest.mark.parametrize("sizes", [(64, 32, 16), (64,)], ids=str)
+def test_panels_cover_a_head_and_none_lies_beyond_it(width, sizes):
+    panels = Block(case(width=width), 1, sizes=sizes).panels
+    starts, columns = zip(*panels, strict=True)
+    assert set(columns) <= set(sizes)
+    assert starts == tuple(np.cumsum((0, *columns))[:-1])
+    assert starts[-1] < width <= sum(columns)
+
+
+@pytest.mark.parametrize("width", (16, 64, 72, 128))
+@pytest.mark.parametrize("length", (1, 64, 65, 128, 129, 192, 193, 256))
+def test_a_split_gives_every_warpgroup_as_many_tiles_of_keys_as_its_registers_hold(length, width):
+    sizes = case(queries=length, keys=length, width=width)
+    forwards, backwards = pallas_gpu.splits(sizes)
+    assert forwards and backwards
+    assert pallas_gpu.choose(sizes) in [(x, y) for x in forwards for y in backwards]
+    if width <= 64 or length <= 128:  # else dK and dV have a sweep of their own, a tile at a time
+        tiles, columns = -(-length // T), 64 if width <= 64 else 128
+        assert all(tiles % count == 0 and tiles // count * columns <= 128 for count in backwards)
+
+
+@needs_interpreter
+@quiet
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_errors_are_at_most_one_and_a_half_times_those_of_xla(example):
+    check(example)
+
+
+@pytest.mark.slow
+@needs_interpreter
+@quiet
+@pytest.mark.parametrize("example", MORE, ids=str)
+def test_so_they_are_for_more_shapes_and_masks(example):
+    check(example)
+
+
+def check(example):
+    errors, allowed = (attending.errors(member, example) for member in ("pallas_gpu", "xla"))
+    assert {
+        name: (norm, allowed[name][0])
+        for name, (norm, _) in errors.items()
+        if not norm <= 1.5 * allowed[name][0] + 1e-6
+    } == {}
+    for name in RESULTS:
+        assert not attending.found("pallas_gpu", example)[name][~example.real].any(), name
+
+
+@needs_interpreter
+@quiet
+@pytest.mark.parametrize("length, width", [(70, 64), (129, 72)])  # five products, and in two sweeps
+def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
+    """Two of them, several tiles, padding to clear: everything that one writes and another reads."""
+    monkeypatch.setattr(pallas_gpu, "_interpreter", lambda _: plgpu.InterpretGPUParams(detect_races=True))
+    example = Example(dtype="bfloat16", heads=1, length=length, width=width, lengths=True)
+    q, k, v, gradient = (jnp.asarray(x) for x in example.poisoned)
+    masks = jnp.asarray(example.options["lengths"]), None
+    split = pallas_gpu.Warpgroups(forward=2, backward=2)
+    sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, lengths=True)
+    how = dict(interpret=True, split=split)
+    output, kept = pallas_gpu.forward(sizes, q, k, v, *masks, **how)
+    found = output, *pallas_gpu.backward(sizes, q, k, v, *masks, output, kept, gradient, **how)
+    for name, expected in attending.reference(example).items():
+        one = np.float64(found[RESULTS.index(name)])
+        assert np.linalg.norm(one - expected) < 0.01 * np.linalg.norm(expected), name
+    assert "RACE" not in "".join(capfd.readouterr()).upper()
