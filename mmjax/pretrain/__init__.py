@@ -119,7 +119,7 @@ def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer
 
         def evaluate(step, state):
             now = dataclasses.replace(model, params=state.get("ema", state["params"]))
-            return evaluation.run(step, {"image": now.encode_image, "text": now.encode_text})
+            return evaluation.run(step, now.embed)
 
         loop.fit(
             loop.Loop(
