@@ -57,3 +57,15 @@ def check_known(name: str, ids: Iterable[int], classes: Classes) -> None:
             f"{name}: {given}, not among the {len(classes.names)} classes; give a source of classes "
             "that names every id of `source`"
         )
+
+
+def check_enough(name: str, split: str, label_N: np.ndarray, classes: Classes, *, least: int = 1) -> None:
+    """Raises ValueError where a class has fewer than `least` examples to learn from."""
+    count_C = np.bincount(label_N, minlength=len(classes.names))
+    few_C = np.flatnonzero(count_C < least)
+    if len(few_C):
+        first = few_C[0]
+        raise ValueError(
+            f"{name}: {len(few_C)} of {len(count_C)} classes have fewer than {least} examples in {split}; "
+            f"give more of {classes.names[first]!r}, of which there are {count_C[first]}"
+        )
