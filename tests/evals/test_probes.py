@@ -130,7 +130,7 @@ def test_embeddings_that_are_no_numbers_do_not_stop_an_evaluation(data):
 def test_too_few_examples_are_refused_before_anything_is_embedded(data):
     with pytest.raises(
         ValueError,
-        match="2 of 5 classes have fewer than 1 examples in train; give more of 'class 3', of which there are 0",
+        match="2 of 5 classes have fewer than 1 examples in train; give more of 'class 3', of .* 0",
     ):
         LinearProbe(
             name="x", train=data.source(0, 3), val=data.source(3, 9), source=data.source(9, 19)
