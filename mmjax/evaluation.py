@@ -1,5 +1,6 @@
 """Runs a config's evaluators when they are due, writes what they find, and reports it at the end."""
 
+import dataclasses
 import difflib
 import json
 import logging
@@ -16,6 +17,21 @@ from mmjax.evals import Embed, Evaluator, Report, report, results
 from mmjax.evals.embedded import remembering
 
 log = logging.getLogger("mmjax")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """A config for `mmjax.main --eval_only`, of evaluators and nothing else."""
+
+    evals: dict[str, Evaluator]
+
+    def run(self, directory: pathlib.Path):
+        raise ValueError(
+            f"this config evaluates and trains nothing; add --eval_only to judge the run {directory}"
+        )
+
+    def with_data(self, data: str) -> "Evaluate":
+        raise ValueError(f"--data={data} needs a config that trains, whose sizes the data is prepared for")
 
 
 class Evaluation:

@@ -33,11 +33,8 @@ _CURVES = (  # key, title, unit, factor
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )
-_WORDS = {
-    "zs_acc1": "zero-shot top-1",
-    "zs_acc5": "zero-shot top-5",
-    "zs_mpcr": "zero-shot mean class recall",
-}
+_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours"}
+_WORDS = {"acc1": "top-1", "acc5": "top-5", "mpcr": "mean class recall", "ece": "calibration error"}
 _WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 
 Points = dict[str, dict[int, float]]  # value by step, by metric
@@ -161,7 +158,14 @@ def _words(metric: str) -> str:
     retrieval = re.fullmatch(r"(i2t|t2i)_(r(\d+)|medr)", metric)
     if retrieval:
         return f"{_WAYS[retrieval[1]]}, {f'R@{retrieval[3]}' if retrieval[3] else 'median rank'}"
-    return _WORDS.get(metric, metric.replace("_", " "))
+    few = re.fullmatch(r"fs_(\d+)_(acc1|std)", metric)
+    if few:
+        return f"{few[1]} of each class, {'top-1' if few[2] == 'acc1' else 'deviation'}"
+    evaluator, _, rest = metric.partition("_")
+    if evaluator not in _EVALUATORS:
+        return metric.replace("_", " ")
+    words = _WORDS[rest] if rest in _WORDS else rest.replace("_", " ")
+    return f"{_EVALUATORS[evaluator]} {words}"
 
 
 def _curves(points: Points) -> str:
