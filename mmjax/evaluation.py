@@ -156,7 +156,7 @@ def _table(reports: dict[str, tuple[str, Report]], step: int) -> str:
     table = rich.table.Table("data set", "metric", "value", title=f"results at step {step}")
     for name, found in reports.values():
         for metric, value in found.metrics.items():
-            table.add_row(name, metric, f"{value:.4f}")
+            table.add_row(name, metric, f"{value:.4f}" if abs(value) >= 1e-3 or not value else f"{value:.1e}")
         table.add_section()
     console = rich.console.Console(width=100)
     with console.capture() as capture:

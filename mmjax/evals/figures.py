@@ -12,7 +12,7 @@ from mmjax.evals.charts import Series, line_chart
 from mmjax.evals.report_pictures import heading
 
 _SIDE = 220  # of the reliability diagram
-_LEFT, _BOTTOM = 34, 30
+_LEFT, _BOTTOM = 34, 36
 
 
 def confusion(shown: Confusion) -> str:
@@ -80,8 +80,8 @@ def curve(shown: Curve) -> str:
         Series(name, np.asarray(shown.x, float), np.asarray(y_P, float), shown.spread.get(name))
         for name, y_P in shown.y.items()
     ]
-    chart = line_chart(shown.title, series, across=shown.across, log_across=True)
-    return f'{heading(shown.title, shown.note)}<div class="grid2">{chart}</div>'
+    chart = line_chart(shown.note, series, across=shown.across, log_across=True)
+    return f'<h3>{escape(shown.title)}</h3><div class="grid2">{chart}</div>'
 
 
 def _up(value: float) -> float:

@@ -40,7 +40,7 @@ class LinearProbe:
     source: Source  # to be classified; the id of an example is its class
     train: Source
     val: Source
-    l2: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+    l2: tuple[float, ...] = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
     train_limit: int | None = None  # of `train`
@@ -66,13 +66,11 @@ class LinearProbe:
         both_N = np.concatenate([data.train.label_N, data.val.label_N])
         both_NE, count = np.concatenate([train_NE, val_NE]), len(data.classes.names)
         (last,) = logistic.fit(both_NE, both_N, classes=count, l2=[chosen])
-        logits_NC = last(test_NE)
-        metrics = classification.metrics("lp", logits_NC, data.test.label_N, detail=self.detail)
-        error, diagram = classification.calibration(
-            "lp", logistic.probabilities(logits_NC), data.test.label_N
-        )
+        share_NC, label_N = logistic.probabilities(last(test_NE)), data.test.label_N
+        metrics = classification.metrics("lp", share_NC, label_N, detail=self.detail)
+        error, diagram = classification.calibration("lp", share_NC, label_N)
         metrics |= error | {"lp_l2": chosen, "lp_val_acc1": float(np.max(sweep.y["validation"]))}
-        shown = classification.pictures(logits_NC, data.test, data.classes.names)
+        shown = classification.pictures(share_NC, data.test, data.classes.names)
         return Report(metrics, (*shown, diagram, sweep))
 
     def _choose(self, train_NE: np.ndarray, val_NE: np.ndarray) -> tuple[float, Curve]:
