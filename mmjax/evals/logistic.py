@@ -94,4 +94,6 @@ def _minimise(params, rows, l2):
         return (slope > _TOLERANCE) & (i < _STEPS)
 
     params = jax.tree.map(jnp.asarray, params)
-    return jax.lax.while_loop(goes_on, step, (params, solver.init(params), jnp.inf, 0))[0]
+    weight_DC, bias_C = jax.lax.while_loop(goes_on, step, (params, solver.init(params), jnp.inf, 0))[0]
+    # Every process reads the whole of them.
+    return sharding.constrain(weight_DC, None, None), sharding.constrain(bias_C, None)

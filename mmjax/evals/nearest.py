@@ -110,7 +110,6 @@ def votes(
     parts = sharding.batch_devices(mesh)
     # No more than there are, so that a small set is not padded to a large one.
     block = parts * min(max(1, _BLOCK // len(train_ME)), -(-len(query_NE) // parts))
-    vote = jax.jit(functools.partial(_vote, k=k, classes=classes), out_shardings=sharding.replicated(mesh))
     bank = np.asarray(train_ME, np.float32), np.asarray(label_M, np.int32)
     found = []
     with jax.set_mesh(mesh):
@@ -118,15 +117,18 @@ def votes(
         for start in range(0, len(query_NE), block):
             query_BE = np.asarray(query_NE[start : start + block], np.float32)
             padded_BE = np.pad(query_BE, ((0, block - len(query_BE)), (0, 0)))
-            shares_BC = vote(sharding.put_rows(mesh, padded_BE), *bank, np.float32(temperature))
+            queries = sharding.put_rows(mesh, padded_BE)
+            shares_BC = _vote(queries, *bank, np.float32(temperature), k=k, classes=classes)
             found.append(np.asarray(shares_BC)[: len(query_BE)])
     return np.concatenate(found)
 
 
+@functools.partial(jax.jit, static_argnames=("k", "classes"))
 def _vote(query_BE, train_ME, label_M, temperature, *, k, classes):
     cosine_BM = jnp.dot(query_BE, train_ME.T, precision="highest")
     cosine_BM = jnp.where(jnp.isnan(cosine_BM), _NOT_A_NUMBER, cosine_BM)
     near_BK, index_BK = jax.lax.top_k(cosine_BM, k)
     share_BK = jax.nn.softmax(near_BK / temperature, axis=1)
     one_hot_BKC = jax.nn.one_hot(label_M[index_BK], classes)
-    return jnp.einsum("bk,bkc->bc", share_BK, one_hot_BKC, precision="highest")
+    share_BC = jnp.einsum("bk,bkc->bc", share_BK, one_hot_BKC, precision="highest")
+    return sharding.constrain(share_BC, None, None)  # every process reads all rows
