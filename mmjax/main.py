@@ -7,7 +7,7 @@
 `--data` puts other data in place of the config's. Arguments after the flags change the config:
 field.subfield=value.
 
-    python -m mmjax.main --workdir=runs/quickstart@1000 --eval_only --config=configs/evaluate.py
+    python -m mmjax.main --workdir=runs/quickstart@1100 --eval_only --config=configs/evaluate_fashion.py
 
 trains nothing: the evaluators of a config, without one those of the run, judge a checkpoint, the last one or
 that of a step.

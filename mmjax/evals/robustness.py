@@ -39,7 +39,8 @@ class Robustness:
     """Metrics of another evaluator with its pictures corrupted, as means over severities.
 
     `<metric>_clean`, `<metric>_<corruption>` and `<metric>_corrupted`, the mean of these. Pictures of the
-    evaluator's `source` are corrupted, and no others: not those that a probe is fitted on.
+    evaluator's `source` are corrupted, and no others: not those that a probe is fitted on, nor pairs that
+    `Composition` generates beside its source.
     """
 
     evaluator: Evaluator
