@@ -20,6 +20,7 @@ from mmjax.data import colour
 from mmjax.data.decode import pixels
 from mmjax.data.geometry import Preprocess
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
+from mmjax.evals import Embed
 from mmjax.towers import Encoded
 
 
@@ -55,14 +56,16 @@ class Model:
         return self._encode("text", texts, self.tokenize)
 
     @property
-    def embed(self) -> dict[str, Callable]:
+    def embed(self) -> Embed:
         """A function for each modality: `encode_image`, `encode_text`, and for others one that takes arrays
-        [N, ...], rows as the config's `data.fields` describes them. What evaluators are given."""
+        [N, ...], rows as the config's `data.fields` describes them. What evaluators are given, with `probs`.
+        """
         own = {"image": self.encode_image, "text": self.encode_text}
-        return {
+        encode = {
             name: own.get(name, functools.partial(self._encode, name, prepare=np.asarray))
             for name in self.encoders
         }
+        return encode | {"probs": self.probs}
 
     def probs(self, z_image: np.ndarray, z_text: np.ndarray) -> np.ndarray:
         """Float32 [N, M]: softmax over the texts, or each pair apart, whichever the objective was."""

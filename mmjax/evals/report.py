@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.evals import Heatmap, Report
+from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Picture, Reliability, Report, figures
 from mmjax.evals.charts import SERIES, Series, line_chart, short
 from mmjax.evals.report_pictures import Thumbnails, gallery, heatmap
 from mmjax.evals.report_style import CSS
@@ -33,11 +33,8 @@ _CURVES = (  # key, title, unit, factor
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )
-_WORDS = {
-    "zs_acc1": "zero-shot top-1",
-    "zs_acc5": "zero-shot top-5",
-    "zs_mpcr": "zero-shot mean class recall",
-}
+_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours"}
+_WORDS = {"acc1": "top-1", "acc5": "top-5", "mpcr": "mean class recall", "ece": "calibration error"}
 _WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 
 Points = dict[str, dict[int, float]]  # value by step, by metric
@@ -161,7 +158,14 @@ def _words(metric: str) -> str:
     retrieval = re.fullmatch(r"(i2t|t2i)_(r(\d+)|medr)", metric)
     if retrieval:
         return f"{_WAYS[retrieval[1]]}, {f'R@{retrieval[3]}' if retrieval[3] else 'median rank'}"
-    return _WORDS.get(metric, metric.replace("_", " "))
+    few = re.fullmatch(r"fs_(\d+)_(acc1|std)", metric)
+    if few:
+        return f"{few[1]} of each class, {'top-1' if few[2] == 'acc1' else 'deviation'}"
+    evaluator, _, rest = metric.partition("_")
+    if evaluator not in _EVALUATORS:
+        return metric.replace("_", " ")
+    words = _WORDS[rest] if rest in _WORDS else rest.replace("_", " ")
+    return f"{_EVALUATORS[evaluator]} {words}"
 
 
 def _curves(points: Points) -> str:
@@ -210,13 +214,24 @@ def _spans_decades(y_P: np.ndarray) -> bool:
 def _pictures(reports: Mapping[str, tuple[str, Report]], thumbnails: Thumbnails, max_rows: int | None) -> str:
     sections = ""
     for i, (label, (name, report)) in enumerate(reports.items()):
-        shown = "".join(
-            (heatmap if isinstance(picture, Heatmap) else gallery)(picture, thumbnails, max_rows=max_rows)
-            for picture in report.pictures
-        )
+        shown = "".join(_picture(picture, thumbnails, max_rows) for picture in report.pictures)
         heading = label if name in label else f"{label}: {name}"
         sections += f'<h2 id="pictures-{i}">{escape(heading)}</h2>{shown}' if shown else ""
     return sections
+
+
+def _picture(picture: Picture, thumbnails: Thumbnails, max_rows: int | None) -> str:
+    match picture:
+        case Gallery():
+            return gallery(picture, thumbnails, max_rows=max_rows)
+        case Heatmap():
+            return heatmap(picture, thumbnails, max_rows=max_rows)
+        case Confusion():
+            return figures.confusion(picture)
+        case Reliability():
+            return figures.reliability(picture)
+        case Curve():
+            return figures.curve(picture)
 
 
 def _end(environment: Mapping[str, Any], licences: Sequence[str], config_text: str) -> str:

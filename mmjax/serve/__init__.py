@@ -1,7 +1,7 @@
 """Using finished runs."""
 
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -33,21 +33,42 @@ def load(
         ValueError: there is no run, there are no weights, or not those of `step`.
     """
     workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run in {workdir}: {path} is not there; give the --workdir of a training run")
-    cfg = config.from_json(path.read_text(), packages=("mmjax", *packages))
-    folder = workdir / ("best" if step == "best" else "checkpoints")
-    steps = saved_steps(folder)
-    step = None if step == "best" else step
-    if not steps or (step is not None and step not in steps):
-        asked = "weights" if step is None else f"weights of step {step}"
-        raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
+    cfg = config_of(workdir, packages)
+    folder, step = checkpoint_of(workdir, step)
     tokens = None if cfg.tokenizer is None else tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
     layout = sharding.shardings(mesh, shapes)
     wanted = with_layout(shapes, layout)
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(folder, wanted, step or steps[-1], item=item)
+    params = restore_params(folder, wanted, step, item=item)
     return make_model(cfg, tokens, mesh, params)
+
+
+def config_of(workdir: pathlib.Path, packages: tuple[str, ...] = ()) -> Any:
+    """The config of a run; `packages` as for `load`.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"no run in {workdir}: {path} is not there; give the --workdir of a training run")
+    return config.from_json(path.read_text(), packages=("mmjax", *packages))
+
+
+def checkpoint_of(
+    workdir: pathlib.Path, step: int | Literal["best"] | None = None
+) -> tuple[pathlib.Path, int]:
+    """Folder and step of a run's weights; `step` as for `load`.
+
+    Raises:
+        ValueError: there are no weights, or not those of `step`.
+    """
+    folder = workdir / ("best" if step == "best" else "checkpoints")
+    steps = saved_steps(folder)
+    step = None if step == "best" else step
+    if not steps or (step is not None and step not in steps):
+        asked = "weights" if step is None else f"weights of step {step}"
+        raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
+    return folder, steps[-1] if step is None else step

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from mmjax.evals import Gallery, Heatmap, Match, Report, Row
+from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Match, Reliability, Report, Row
 from mmjax.evals import report as report_module
 from mmjax.evals.report import MAX_BYTES, render
 
@@ -230,6 +230,29 @@ def test_a_page_that_grows_too_big_loses_quality_first_and_then_rows(monkeypatch
     assert found[1] == (40, 32)
     assert found[2] == (20, 32)
     assert found[3] == (5, 32)
+
+
+def test_pictures_drawn_from_numbers_are_well_formed_and_harmless():
+    counts = np.array([[3, 1], [0, 2]])
+    drawn = (
+        Confusion("Matrix", "note five", ("cat", HOSTILE), counts),
+        Reliability("Reliable", "note six", np.array([np.nan, 0.9]), np.array([np.nan, 0.5]), counts[1]),
+        Curve("By k", "note seven", "k", np.array([1, 4]), {HOSTILE: np.array([0.1, 0.2])}),
+    )
+    shown = Page(page(reports={"probe": ("cats", Report({}, drawn))}))
+    for words in ("Matrix", "note five", "cat", "Reliable", "note six", "By k", "note seven", HOSTILE):
+        assert words in shown.text, words
+    assert "script" not in {tag for tag, _ in shown.tags}
+
+
+def test_metrics_are_shown_in_words():
+    found = {"lp_acc1": 0.5, "fs_4_acc1": 0.25, "fs_4_std": 0.125, "zs_mpcr": 0.5, "knn_f1_macro": 0.1}
+    text = Page(page(reports={"probe": ("cats", Report(found))})).text
+    for words in (
+        "linear probe top-1", "4 of each class, top-1", "4 of each class, deviation",
+        "zero-shot mean class recall", "nearest neighbours f1 macro",
+    ):  # fmt: skip
+        assert words in text, words
 
 
 def test_a_run_without_steps_or_evaluations_still_gets_its_page():

@@ -227,7 +227,7 @@ def test_sounds_and_texts_need_no_pictures_and_pictures_and_sounds_no_texts(tmp_
         )
         less.run(tmp_path / field)
         model = mmjax.load(tmp_path / field, packages=("threefold",))
-        assert set(model.embed) == set(towers)
+        assert set(model.embed) == {*towers, "probs"}
         assert model.embed["sound"](np.zeros((3, SAMPLES), np.float32)).shape == (3, threefold.WIDTH)
 
 

@@ -11,18 +11,19 @@ import socket
 
 import numpy as np
 import small
-from commands import SMALL, exit_code, here, learned, start, wait_for_step
+from commands import ROOT, SMALL, exit_code, here, learned, start, wait_for_step
 
 from mmjax.checkpoint import saved_steps
 
 
-def start_pair(workdir):
-    """The small run in two processes, just started."""
+def start_pair(workdir, cfg=SMALL, *arguments):
+    """The small run, or another command on it, in two processes, just started."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     env = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    return [start(SMALL, workdir, coordinator, "--processes=2", f"--process={i}", env=env) for i in range(2)]
+    arguments = [coordinator, "--processes=2", *arguments]
+    return [start(cfg, workdir, *arguments, f"--process={i}", env=env) for i in range(2)]
 
 
 def printed(workdir):
@@ -50,7 +51,7 @@ def test_two_processes_write_one_run_and_learn_what_one_does(uninterrupted, tmp_
     assert_close(workdir, uninterrupted)
     assert {path.name for path in workdir.iterdir()} == {path.name for path in uninterrupted.iterdir()}
     assert len(list((workdir / "events").iterdir())) == 1
-    assert printed(workdir).count("results after the last step") == 1
+    assert printed(workdir).count("results at step") == 1
 
 
 def test_two_processes_find_what_one_does_in_the_same_weights(uninterrupted, tmp_path):
@@ -72,3 +73,16 @@ def test_a_pair_asked_to_stop_saves_one_step_and_one_process_goes_on(uninterrupt
     assert printed(workdir).count(said) == 2 and step < small.STEPS
     assert here(SMALL, workdir) == 0
     assert_close(workdir, uninterrupted)
+
+
+def test_probes_of_two_processes_find_what_those_of_one_do(uninterrupted, tmp_path):
+    pair, alone = (shutil.copytree(uninterrupted, tmp_path / name) for name in ("pair", "alone"))
+    probing = ROOT / "tests" / "runs" / "probing.py"
+    processes = start_pair(pair, probing, "--eval_only")
+    assert here(probing, alone, "--eval_only") == 0
+    assert [exit_code(process) for process in processes] == [0, 0], printed(pair)
+    ((_, found),), ((_, expected),) = (learned(w / f"eval_{small.STEPS}") for w in (pair, alone))
+    assert found.keys() == expected.keys() and {"val/shades/lp_acc1", "val/shades/knn_acc1"} <= found.keys()
+    # Sums over eight devices are made in another order.
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4, atol=1e-5)
+    assert expected["val/shades/lp_acc1"] > expected["val/shades/lp_acc1_chance"]
