@@ -26,7 +26,7 @@ from mmjax.kernels.attention.tpu_blocks import TABLE, Plan
 
 log = logging.getLogger("mmjax")
 
-# Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16 and L/14 at several sizes, So400m, g, H and bigG, texts.
+# Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16, L/14 at several sizes, So400m, g, H, bigG; texts.
 SHAPES = (
     "50x12x64",
     "77x8x64:causal",
