@@ -1,6 +1,6 @@
 """What embeddings are worth on photos of clothes that no run here was trained on: with --eval_only, any run.
 
-Fashion-MNIST, ten classes; five minutes on two CPU cores for a model of configs/quickstart.py.
+Fashion-MNIST, ten classes; ten minutes on two CPU cores for a model of configs/quickstart.py.
 """
 
 from mmjax.data.sources.fashion import Fashion

@@ -40,7 +40,7 @@ class LinearProbe:
     source: Source  # to be classified; the id of an example is its class
     train: Source
     val: Source
-    l2: tuple[float, ...] = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6, 3e-7, 1e-7)
+    l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
     train_limit: int | None = None  # of `train`
