@@ -60,10 +60,8 @@ def _run(overrides):
         raise ValueError("--config=FILE.py and --workdir=DIRECTORY are both needed; --help says more")
     cfg = config.load(_CONFIG.value)
     if _DATA.value:
-        from mmjax import own_data
-
         of_file, cfg = cfg, cfg.with_data(_DATA.value)
-        print(f"--data={_DATA.value}: {own_data.changes(of_file, cfg)}")
+        print(f"--data={_DATA.value}: {of_file.changes(cfg)}")
     cfg = config.override(cfg, overrides)
     # Not at the top of the file: `--help` and a misspelt flag answer without importing JAX.
     from mmjax import loop, runtime

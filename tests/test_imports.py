@@ -20,6 +20,7 @@ LAYERS = (
     {"optim", "checkpoint", "metrics", "evals", "flops", "health", "runtime", "workdir"},
     {"model", "evaluation", "own_data", "vocabulary"},
     {"loop"},
+    {"training"},
     {"pretrain", "finetune", "interop"},
     {"serve"},
     {"main"},

@@ -9,6 +9,7 @@ where an example cannot be read.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,9 @@ class _Prepare:
     """One example of the source as the arrays that a batch stacks."""
 
     data: Data
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
+    labels: Callable[[dict[str, Any]], np.ndarray] | None
+    pictures: bool
     replaced: Replaced
 
     def __call__(self, turn: tuple[int, int], rng: np.random.Generator):
@@ -78,13 +81,15 @@ class _Prepare:
         return arrays
 
     def _arrays(self, number: int, rng: np.random.Generator):
-        example = self.data.train[number]
-        caption = self.data.captions(example, rng)
-        return {
-            "image": geometry.apply(self.data.geometry, example["image"], rng),
-            "text": self.tokenizer([caption])[0],
-            "id": np.int32(example["id"]),
-        }
+        example = self.data.train[number] if self.pictures else texts(self.data.train, number)
+        arrays = {"id": np.int32(example["id"])}
+        if self.tokenizer is not None:
+            arrays["text"] = self.tokenizer([self.data.captions(example, rng)])[0]
+        if self.labels is not None:
+            arrays["label"] = self.labels(example)
+        if self.pictures:
+            arrays["image"] = geometry.apply(self.data.geometry, example["image"], rng)
+        return arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +133,18 @@ class Batches:
         return batch
 
 
-def check_size(data: Data, size: int):
-    """Raises ValueError unless `data.geometry` ends with pictures of `size` x `size` pixels."""
+def size(data: Data) -> tuple[int, int]:
+    """Height and width of the pictures that `data.geometry` ends with."""
     picture_HWC = np.zeros((64, 64, 3), np.uint8)
-    height, width, _ = geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape
-    if (height, width) != (size, size):
+    return geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape[:2]
+
+
+def check_size(data: Data, wanted: int):
+    """Raises ValueError unless `data.geometry` ends with pictures of `wanted` x `wanted` pixels."""
+    height, width = size(data)
+    if (height, width) != (wanted, wanted):
         raise ValueError(
-            f"data.geometry ends with pictures of {height}x{width} pixels, but preprocess.size={size}; "
+            f"data.geometry ends with pictures of {height}x{width} pixels, but preprocess.size={wanted}; "
             "give both the same size"
         )
 
@@ -160,9 +170,21 @@ def captions(data: Data, *, limit: int, seed: int) -> list[str]:
 
 
 def batches(
-    data: Data, tokenizer: Tokenizer, *, start: int = 0, process: int = 0, processes: int = 1
+    data: Data,
+    tokenizer: Tokenizer | None,
+    *,
+    labels: Callable[[dict[str, Any]], np.ndarray] | None = None,
+    pictures: bool = True,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
 ) -> Batches:
     """This process's rows of every batch from global index `start` on, without end.
+
+    Args:
+        tokenizer: of the captions; None leaves `text` out.
+        labels: the array `label` of an example; None leaves it out.
+        pictures: False leaves `image` out, and reads none.
 
     Raises:
         ValueError: the source is smaller than one batch; `batch_size` does not divide over the processes;
@@ -184,7 +206,7 @@ def batches(
     groups = grain.MapDataset.range(len(data.train) // data.together).seed(data.seed).shuffle().repeat(None)
     replaced = Replaced(most=data.most_replaced, epoch=-(-len(data.train) // processes))
     turns = grain.MapDataset.source(_Turns(groups, data.together)).seed(data.seed)
-    examples = turns.random_map(_Prepare(data, tokenizer, replaced))
+    examples = turns.random_map(_Prepare(data, tokenizer, labels, pictures, replaced))
     rows = _Rows(examples, data.batch_size, process, processes)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
     stacked = grain.MapDataset.source(rows).batch(data.batch_size // processes, drop_remainder=True)

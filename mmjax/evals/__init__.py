@@ -15,7 +15,8 @@ from mmjax.data import Source
 Embed = dict[str, Callable[[Sequence[Any]], np.ndarray]]
 """`image`: sequence of uint8 [H, W, C] arrays -> unit-norm float32 [N, E]; `text`: sequence of strings ->
 unit-norm float32 [N, E]. The sequence only needs `len` and slices, so that a process reads its own part of
-it. Rows come back in order, exact for any N; the work is spread over the mesh."""
+it. Rows come back in order, exact for any N; the work is spread over the mesh. A finetuned classifier has
+`classes`, too: sequence of examples as sources give them -> probabilities, float32 [N, C]."""
 
 
 class Match(NamedTuple):

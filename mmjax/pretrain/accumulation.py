@@ -12,9 +12,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from mmjax import sharding
+from mmjax import optim, sharding
 from mmjax.pretrain import row_keys
-from mmjax.pretrain.loss import compare, embed, examples, loss, named_keys, trained
+from mmjax.pretrain.loss import compare, embed, examples, loss, named_keys
 from mmjax.towers.batch_norm import apply_in_training
 
 
@@ -58,11 +58,11 @@ def value_and_grad(cfg, params, batch, key):
     def embed_part(params, part):
         rows = len(batch["text"]) // len(parts)
         drawn = {name: row_keys.of_part(key, part, parts=len(parts), rows=rows) for name, key in keys.items()}
-        z, _ = embed(cfg, trained(cfg, params), _part(batch, part, len(parts)), drawn)
+        z, _ = embed(cfg, optim.stop_frozen(cfg.optim, params), _part(batch, part, len(parts)), drawn)
         return z
 
     def compare_all(params, z):
-        return compare(cfg, trained(cfg, params), z, batch)
+        return compare(cfg, optim.stop_frozen(cfg.optim, params), z, batch)
 
     def pull_back(gradient, part):
         _, pull = jax.vjp(lambda params: embed_part(params, part), params)

@@ -14,7 +14,7 @@ from mmjax.towers import batch_norm
 
 def loss(cfg, params, batch, key):
     """The objective's value on a batch, and (its metrics, embeddings, running statistics), by modality."""
-    params = trained(cfg, params)
+    params = optim.stop_frozen(cfg.optim, params)
     z, statistics = embed(cfg, params, batch, named_keys(key))
     value, metrics = compare(cfg, params, z, batch)
     return value, (metrics, z, statistics)
@@ -23,12 +23,6 @@ def loss(cfg, params, batch, key):
 def compare(cfg, params, z, batch):
     """The objective's `Loss` of the embeddings of a whole batch."""
     return cfg.objective.apply({"params": params["objective"]}, z, batch)
-
-
-def trained(cfg, params):
-    """`params`, without a gradient for what is frozen: XLA would compute it, and norms would count it."""
-    frozen = optim.frozen(cfg.optim, params)
-    return jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
 
 
 def named_keys(key):

@@ -3,15 +3,10 @@
 import pathlib
 from typing import Literal
 
-import jax
-
-from mmjax import config, sharding
-from mmjax.checkpoint import restore_params, saved_steps
-from mmjax.data import tokenizers
+from mmjax import config
+from mmjax.checkpoint import saved_steps
+from mmjax.finetune import Classifier
 from mmjax.model import Model
-from mmjax.pretrain import make_model
-from mmjax.pretrain.step import init_state, with_layout
-from mmjax.sharding import MeshShape
 
 
 def load(
@@ -20,7 +15,7 @@ def load(
     step: int | Literal["best"] | None = None,
     average: bool = True,
     packages: tuple[str, ...] = (),
-) -> Model:
+) -> Model | Classifier:
     """The model of a run, from its directory alone.
 
     Args:
@@ -43,11 +38,4 @@ def load(
     if not steps or (step is not None and step not in steps):
         asked = "weights" if step is None else f"weights of step {step}"
         raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
-    tokens = tokenizers.load(workdir, cfg.tokenizer)
-    mesh = sharding.make_mesh(MeshShape())
-    shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh))["params"])
-    layout = sharding.shardings(mesh, shapes)
-    wanted = with_layout(shapes, layout)
-    item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(folder, wanted, step or steps[-1], item=item)
-    return make_model(cfg, tokens, mesh, params)
+    return cfg.load(workdir, folder, step or steps[-1], average=average)

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mmjax import config, main, sharding
 from mmjax.checkpoint import Checkpoints
-from mmjax.pretrain.step import init_state, with_layout
+from mmjax.pretrain.step import init_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -112,7 +112,7 @@ def last_state(workdir):
     mesh = sharding.make_mesh(cfg.mesh)
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.checkpoint)
-    state, _ = checkpoints.restore(with_layout(shapes, sharding.shardings(mesh, shapes)))
+    state, _ = checkpoints.restore(sharding.with_layout(shapes, sharding.shardings(mesh, shapes)))
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {sharding.path_name(path): jax.device_get(leaf).tobytes() for path, leaf in leaves}
