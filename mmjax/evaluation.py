@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 import pathlib
+import re
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ import rich.console
 import rich.table
 
 from mmjax import config, metrics, workdir
-from mmjax.evals import Embed, Evaluator, Report, report
+from mmjax.evals import Embed, Evaluator, Report, report, results
+from mmjax.evals.embedded import remembering
 
 log = logging.getLogger("mmjax")
 
@@ -33,6 +35,7 @@ class Evaluation:
         self._writer = writer
         self._best = best
         self.reports: dict[str, tuple[str, Report]] = {}
+        self.step = 0  # of the last evaluation
 
     def due(self, step: int) -> dict[str, Evaluator]:
         """All after the last step, and each at multiples of its `every_steps`."""
@@ -49,6 +52,7 @@ class Evaluation:
             ValueError: two evaluators of one name found the same metric, or none finds the one to go by.
         """
         found = {}
+        embed = remembering(embed)
         for label, evaluator in self.due(step).items():
             with metrics.phase(f"evaluating {label}"):
                 report_ = evaluator(embed)
@@ -58,6 +62,7 @@ class Evaluation:
                 if name in found:
                     raise ValueError(f"two evaluators write {name}; give evals.{label} another name")
                 found[name] = value
+            self.step = step
         self._check_best()
         if found:
             self._writer.write(step, found)
@@ -82,22 +87,57 @@ class Evaluation:
             )
 
 
-def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: list[str]):
-    """Writes `report.html`, prints the table of results, and says where to look."""
+def finish(
+    directory: pathlib.Path,
+    cfg: Any,
+    evaluation: Evaluation,
+    licences: list[str],
+    *,
+    run: pathlib.Path | None = None,
+):
+    """Writes `report.html` and `results/` into `directory`, prints the table of results and where to look.
+
+    `run`: the workdir whose checkpoint was evaluated, where `directory` is another.
+    """
     if jax.process_index() != 0:
         return
+    run = directory if run is None else run
     reports = evaluation.reports
     page = directory / "report.html"
     written = report.render(
-        title=f"mmjax: {directory.name}",
+        title=f"mmjax: {run.name}" if run == directory else f"mmjax: {run.name}, {directory.name}",
         config_text=config.show(cfg),
-        history=metrics.read(directory / "metrics.jsonl"),
+        history=_history(directory, run, evaluation.step),
         reports=reports,
         environment=json.loads((directory / "env.json").read_text()),
         licences=licences,
     )
     workdir.write(page, written)
-    table = rich.table.Table("data set", "metric", "value", title="results after the last step")
+    for label, (name, found) in reports.items():
+        record = results.record(
+            label, name, found, model=run.resolve().name, pretrained=f"step_{evaluation.step}"
+        )
+        file = directory / "results" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}.json"
+        workdir.write(file, json.dumps(record, indent=2))
+    log.info("%s", _table(reports, evaluation.step))
+    log.info("report: %s", page)
+    log.info("model:  m = mmjax.load(%r)", str(run))
+
+
+def _history(directory: pathlib.Path, run: pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """The run's metrics; where evaluators ran alone, those of training up to the checkpoint."""
+    lines = metrics.read(run / "metrics.jsonl")
+    if directory == run:
+        return lines
+    return [
+        {name: value for name, value in line.items() if not name.startswith("val/")}
+        for line in lines
+        if line["step"] <= step
+    ]
+
+
+def _table(reports: dict[str, tuple[str, Report]], step: int) -> str:
+    table = rich.table.Table("data set", "metric", "value", title=f"results at step {step}")
     for name, found in reports.values():
         for metric, value in found.metrics.items():
             table.add_row(name, metric, f"{value:.4f}")
@@ -105,6 +145,4 @@ def finish(directory: pathlib.Path, cfg: Any, evaluation: Evaluation, licences: 
     console = rich.console.Console(width=100)
     with console.capture() as capture:
         console.print(table)
-    log.info("%s", capture.get())
-    log.info("report: %s", page)
-    log.info("model:  m = mmjax.load(%r)", str(directory))
+    return capture.get()

@@ -6,9 +6,15 @@
 
 `--data` puts other data in place of the config's. Arguments after the flags change the config:
 field.subfield=value.
+
+    python -m mmjax.main --workdir=runs/quickstart@1000 --eval_only --config=configs/evaluate.py
+
+trains nothing: the evaluators of a config, without one those of the run, judge a checkpoint, the last one or
+that of a step.
 """
 
 import pathlib
+import re
 import sys
 import traceback
 
@@ -22,6 +28,11 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; the same command goes on from there.")
 _DATA = flags.DEFINE_string(
     "data", None, "Train on other data than the config's: a folder of pictures with texts, or tfds:NAME."
+)
+_EVAL_ONLY = flags.DEFINE_bool(
+    "eval_only",
+    False,
+    "Evaluate the last checkpoint of --workdir, or of --workdir=DIRECTORY@STEP; no training.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, for several processes where JAX does not find them itself."
@@ -56,23 +67,54 @@ def main(argv):
 
 
 def _run(overrides):
+    if _EVAL_ONLY.value:
+        return _evaluate(overrides)
     if not _CONFIG.value or not _WORKDIR.value:
         raise ValueError("--config=FILE.py and --workdir=DIRECTORY are both needed; --help says more")
-    cfg = config.load(_CONFIG.value)
-    if _DATA.value:
-        of_file, cfg = cfg, cfg.with_data(_DATA.value)
-        print(f"--data={_DATA.value}: {of_file.changes(cfg)}")
-    cfg = config.override(cfg, overrides)
+    cfg = config.override(_config(), overrides)
     # Not at the top of the file: `--help` and a misspelt flag answer without importing JAX.
-    from mmjax import loop, runtime
+    from mmjax import loop
 
-    runtime.start(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
+    _start()
     try:
         cfg.run(pathlib.Path(_WORKDIR.value))
     except loop.Interrupted as stopped:
         print(f"{stopped}; the same command goes on from there")
         return _STOPPED
     return 0
+
+
+def _evaluate(overrides):
+    if not _WORKDIR.value:
+        raise ValueError("--eval_only needs --workdir=DIRECTORY of a run; --help says more")
+    if _DATA.value and not _CONFIG.value:
+        raise ValueError(f"--data={_DATA.value} puts data into a config; give --config=FILE.py, too")
+    others = [each for each in overrides if not re.match(r"evals\b", each)]
+    if others:
+        raise ValueError(f"{others[0]} changes nothing of an evaluation; with --eval_only only evals.* does")
+    # After the config, which may be wrong, and not at the top of the file, as above.
+    of_file = config.override(_config(), overrides) if _CONFIG.value else None
+    from mmjax.serve import evaluate
+
+    _start()
+    evaluate.evaluate(_WORKDIR.value, of_file, overrides)
+    return 0
+
+
+def _config():
+    """The config of the file, with the data of --data."""
+    cfg = config.load(_CONFIG.value)
+    if not _DATA.value:
+        return cfg
+    changed = cfg.with_data(_DATA.value)
+    print(f"--data={_DATA.value}: {cfg.changes(changed)}")
+    return changed
+
+
+def _start():
+    from mmjax import runtime
+
+    runtime.start(coordinator=_COORDINATOR.value, processes=_PROCESSES.value, process=_PROCESS.value)
 
 
 def _raised_by_mmjax(error) -> bool:

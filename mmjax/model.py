@@ -20,6 +20,7 @@ from mmjax.data import colour
 from mmjax.data.decode import pixels
 from mmjax.data.geometry import Preprocess
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
+from mmjax.evals import Embed
 from mmjax.towers import Encoded
 
 
@@ -58,6 +59,11 @@ class Model:
         """Float32 [N, M]: softmax over the texts, or each pair apart, whichever the objective was."""
         variables = {"params": self.params["objective"]}
         return np.asarray(self.objective.apply(variables, z_image, z_text, method="probs"))
+
+    @property
+    def embed(self) -> Embed:
+        """What evaluators are given."""
+        return {"image": self.encode_image, "text": self.encode_text, "probs": self.probs}
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Int32 [N, S] token ids, padded."""

@@ -135,6 +135,20 @@ def put_batch(mesh: Mesh, batch):
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
+def put_rows(mesh: Mesh, tree):
+    """Arrays that every process holds whole as global ones, their first axis split over the mesh.
+
+    Zeros are added to it, as rows at the end, until it divides.
+    """
+    parts = batch_devices(mesh)
+
+    def put(x):
+        x = np.pad(x, ((0, -len(x) % parts),) + ((0, 0),) * (x.ndim - 1))
+        return put_batch(mesh, np.split(x, jax.process_count())[jax.process_index()])
+
+    return jax.tree.map(put, tree)
+
+
 def constrain(x, *axes):
     """`x` laid out by the logical axes of its dimensions (`"batch"`, None, ...); as is without a mesh.
 

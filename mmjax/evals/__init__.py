@@ -5,18 +5,19 @@ parameters, so the same evaluator serves the training loop, a loaded model and a
 `docs/adding.md` shows how to add one.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from mmjax.data import Source
 
-Embed = dict[str, Callable[[Sequence[Any]], np.ndarray]]
+Embed = dict[str, Callable[..., np.ndarray]]
 """`image`: sequence of uint8 [H, W, C] arrays -> unit-norm float32 [N, E]; `text`: sequence of strings ->
 unit-norm float32 [N, E]. The sequence only needs `len` and slices, so that a process reads its own part of
-it. Rows come back in order, exact for any N; the work is spread over the mesh. A finetuned classifier has
-`classes`, too: sequence of examples as sources give them -> probabilities, float32 [N, C]."""
+it. Rows come back in order, exact for any N; the work is spread over the mesh. `probs`, where there is one:
+embeddings of pictures [N, E] and of texts [M, E] -> [N, M], how probable each text is for each picture.
+A finetuned classifier has `classes`: sequence of examples as sources give them -> probabilities [N, C]."""
 
 
 class Match(NamedTuple):
@@ -56,6 +57,39 @@ class Heatmap(NamedTuple):
     values: np.ndarray  # [len(images), len(texts)]
 
 
+class Confusion(NamedTuple):
+    """How often examples of one class (rows) were taken for another (columns)."""
+
+    title: str
+    note: str
+    names: tuple[str, ...]
+    counts: np.ndarray  # int [len(names), len(names)]
+
+
+class Reliability(NamedTuple):
+    """How often answers of a certain confidence are right, by bins of confidence."""
+
+    title: str
+    note: str
+    confidence: np.ndarray  # mean of the bin, NaN where it is empty
+    accuracy: np.ndarray
+    counts: np.ndarray
+
+
+class Curve(NamedTuple):
+    """A value over another."""
+
+    title: str
+    note: str
+    across: str  # what `x` is
+    x: np.ndarray  # rising and positive: the axis is logarithmic
+    y: dict[str, np.ndarray]  # values by the name of the line
+    spread: dict[str, np.ndarray] = {}  # standard deviation of a line's values
+
+
+Picture = Gallery | Heatmap | Confusion | Reliability | Curve
+
+
 class Report(NamedTuple):
     """What an evaluator found: metrics by short name (`i2t_r1`), and pictures for the HTML report.
 
@@ -64,7 +98,7 @@ class Report(NamedTuple):
     """
 
     metrics: dict[str, float]
-    pictures: tuple[Gallery | Heatmap, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 class Evaluator(Protocol):

@@ -21,6 +21,7 @@ class Series(NamedTuple):
     label: str
     x_P: np.ndarray  # rising
     y_P: np.ndarray  # what is not finite leaves a gap
+    spread_P: np.ndarray | None = None  # drawn as a bar up and down from the line
 
 
 class _Axis(NamedTuple):
@@ -38,27 +39,37 @@ class _Axis(NamedTuple):
         return self.start + share * (self.end - self.start)
 
 
-def line_chart(title: str, series: list[Series], *, unit: str = "", log: bool = False) -> str:
-    """An HTML figure of at most 8 lines over steps; empty where no value is finite.
+def line_chart(
+    title: str,
+    series: list[Series],
+    *,
+    unit: str = "",
+    log: bool = False,
+    across: str = "step",
+    log_across: bool = False,
+) -> str:
+    """An HTML figure of at most 8 lines; empty where no value is finite.
 
-    A legend gives the first and the last value of each line. With `log`, what is not positive leaves a gap.
+    A legend gives the first and the last value of each line. With `log`, what is not positive leaves a gap;
+    with `log_across` the axis of `across` is logarithmic and has its ticks at the points.
     """
     series = [line for line in (_shown(line, log) for line in series) if np.isfinite(line.y_P).any()]
     if not series:
         return ""
     x_P = np.concatenate([line.x_P for line in series])
-    y_P = np.concatenate([line.y_P[np.isfinite(line.y_P)] for line in series])
-    across = _Axis(*_from_zero(*_widened(x_P.min(), x_P.max())), False, _LEFT, _WIDTH - _RIGHT)
-    low, high = _log_range(y_P) if log else _range(y_P)
-    up = _Axis(low, high, log, _HEIGHT - _BOTTOM, _TOP)
-    lines = "".join(_line(line, across, up, f"s{i}") for i, line in enumerate(series))
+    y_P = np.concatenate([y_P[np.isfinite(y_P)] for line in series for y_P in _extent(line)])
+    range_ = _log_range(x_P) if log_across else _from_zero(*_widened(x_P.min(), x_P.max()))
+    along = _Axis(*range_, log_across, _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(*(_log_range(y_P) if log else _range(y_P)), log, _HEIGHT - _BOTTOM, _TOP)
+    lines = "".join(_line(line, along, up, f"s{i}") for i, line in enumerate(series))
+    ticks = _thinned(sorted(set(x_P.tolist()))) if log_across else _ticks(along)
     legend = "".join(_legend(line, f"s{i}", alone=len(series) == 1) for i, line in enumerate(series))
     heading = escape(title) + (f' <span class="unit">{escape(unit)}</span>' if unit else "")
     spoken = "; ".join(f"{line.label} {_course(line)}" for line in series)
     return (
         f'<figure class="chart"><figcaption>{heading}<ul class="legend">{legend}</ul></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{title}: {spoken}")}">'
-        f"{_grid(across, up)}{lines}</svg></figure>"
+        f"{_grid(along, up, across, ticks)}{lines}</svg></figure>"
     )
 
 
@@ -74,7 +85,13 @@ def short(value: float) -> str:
 def _shown(line: Series, log: bool) -> Series:
     y_P = np.where(np.isfinite(line.y_P) & ((line.y_P > 0) | (not log)), line.y_P, np.nan)
     kept = _thin(y_P)
-    return Series(line.label, np.asarray(line.x_P, float)[kept], y_P[kept])
+    spread_P = None if line.spread_P is None else np.asarray(line.spread_P, float)[kept]
+    return Series(line.label, np.asarray(line.x_P, float)[kept], y_P[kept], spread_P)
+
+
+def _extent(line: Series) -> tuple[np.ndarray, ...]:
+    """What has to fit between top and bottom."""
+    return (line.y_P,) if line.spread_P is None else (line.y_P - line.spread_P, line.y_P + line.spread_P)
 
 
 def _thin(y_P: np.ndarray) -> np.ndarray:
@@ -122,7 +139,7 @@ def _ticks(axis: _Axis) -> list[float]:
         for digits in ((1,), (1, 3), (1, 2, 5), tuple(range(1, 10))):
             ticks = [d * 10.0**e for e in exponents for d in digits if axis.low <= d * 10.0**e <= axis.high]
             if len(ticks) >= 3:
-                return ticks[:: math.ceil(len(ticks) / 6)]
+                return _thinned(ticks)
     rough = (axis.high - axis.low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.8)
@@ -130,15 +147,19 @@ def _ticks(axis: _Axis) -> list[float]:
     return [i * step for i in range(first, math.floor(axis.high / step + 1e-9) + 1)]
 
 
-def _grid(across: _Axis, up: _Axis) -> str:
+def _thinned(ticks: list[float]) -> list[float]:
+    return ticks[:: math.ceil(len(ticks) / 6)]
+
+
+def _grid(along: _Axis, up: _Axis, across: str, ticks: list[float]) -> str:
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - 12
-    parts = [f'<text class="tick" x="2" y="{bottom}">step</text>']
+    parts = [f'<text class="tick" x="2" y="{bottom}">{escape(across)}</text>']
     for value in _ticks(up):
         y = up.pixel(value)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
         parts.append(_text(_LEFT - 6, y + 4, "end", _tick(value, up)))
-    for value in _ticks(across):
-        parts.append(_text(min(across.pixel(value), _WIDTH - 18), bottom, "middle", _tick(value, across)))
+    for value in ticks:
+        parts.append(_text(min(along.pixel(value), _WIDTH - 18), bottom, "middle", _tick(value, along)))
     parts.append(f'<path class="axis" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{right}"/>')
     return "".join(parts)
 
@@ -153,13 +174,13 @@ def _tick(value: float, axis: _Axis) -> str:
     return f"{value / 1e3:g}k" if value and axis.high >= 10_000 else f"{value:.6g}"
 
 
-def _line(line: Series, across: _Axis, up: _Axis, style: str) -> str:
+def _line(line: Series, along: _Axis, up: _Axis, style: str) -> str:
     drawn = np.isfinite(line.y_P)
     edges = np.flatnonzero(np.diff(np.r_[False, drawn, False].astype(int)))
     parts = []
     for start, end in edges.reshape(-1, 2):
         points = [
-            f"{across.pixel(x):.1f},{up.pixel(y):.1f}"
+            f"{along.pixel(x):.1f},{up.pixel(y):.1f}"
             for x, y in zip(line.x_P[start:end], line.y_P[start:end], strict=True)
         ]
         if len(points) > 1:
@@ -167,8 +188,16 @@ def _line(line: Series, across: _Axis, up: _Axis, style: str) -> str:
     last = np.flatnonzero(drawn)[-1]
     alone = {start for start, end in edges.reshape(-1, 2) if end == start + 1} | {last}
     for i in sorted(alone):
-        x, y = across.pixel(line.x_P[i]), up.pixel(line.y_P[i])
+        x, y = along.pixel(line.x_P[i]), up.pixel(line.y_P[i])
         parts.append(f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>')
+    if line.spread_P is not None:
+        for i in np.flatnonzero(drawn & np.isfinite(line.spread_P)):
+            x, ends = (
+                along.pixel(line.x_P[i]),
+                (line.y_P[i] - line.spread_P[i], line.y_P[i] + line.spread_P[i]),
+            )
+            low, high = (up.pixel(end) for end in ends)
+            parts.append(f'<path class="line {style}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
     return "".join(parts)
 
 

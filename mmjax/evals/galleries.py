@@ -35,6 +35,12 @@ def rows(queries: Side, candidates: Side, chosen: np.ndarray) -> tuple[Row, ...]
     )
 
 
+def row(query: Any, names: Sequence[str], score_C: np.ndarray, label: int) -> Row:
+    """A picture with the classes of its five best scores, and its own where the first is wrong."""
+    order_C = ranking.order(score_C[None])[0]
+    return _row(query, names, score_C, order_C, np.arange(len(names)) == label)
+
+
 def mistakes(found: ranking.Ranked) -> np.ndarray:
     """Queries whose first candidate is wrong: those that beat the right one by most, worst first."""
     wrong = np.flatnonzero(found.rank_Q > 1)

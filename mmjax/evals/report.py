@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.evals import Heatmap, Report
+from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Picture, Reliability, Report, figures
 from mmjax.evals.charts import SERIES, Series, line_chart, short
 from mmjax.evals.report_pictures import Thumbnails, gallery, heatmap
 from mmjax.evals.report_style import CSS
@@ -210,13 +210,24 @@ def _spans_decades(y_P: np.ndarray) -> bool:
 def _pictures(reports: Mapping[str, tuple[str, Report]], thumbnails: Thumbnails, max_rows: int | None) -> str:
     sections = ""
     for i, (label, (name, report)) in enumerate(reports.items()):
-        shown = "".join(
-            (heatmap if isinstance(picture, Heatmap) else gallery)(picture, thumbnails, max_rows=max_rows)
-            for picture in report.pictures
-        )
+        shown = "".join(_picture(picture, thumbnails, max_rows) for picture in report.pictures)
         heading = label if name in label else f"{label}: {name}"
         sections += f'<h2 id="pictures-{i}">{escape(heading)}</h2>{shown}' if shown else ""
     return sections
+
+
+def _picture(picture: Picture, thumbnails: Thumbnails, max_rows: int | None) -> str:
+    match picture:
+        case Gallery():
+            return gallery(picture, thumbnails, max_rows=max_rows)
+        case Heatmap():
+            return heatmap(picture, thumbnails, max_rows=max_rows)
+        case Confusion():
+            return figures.confusion(picture)
+        case Reliability():
+            return figures.reliability(picture)
+        case Curve():
+            return figures.curve(picture)
 
 
 def _end(environment: Mapping[str, Any], licences: Sequence[str], config_text: str) -> str:

@@ -48,14 +48,14 @@ def gallery(shown: Gallery, thumbnails: Thumbnails, *, max_rows: int | None) -> 
     cards = "".join(_row(row, thumbnails) for row in rows) or '<p class="note">None.</p>'
     if len(rows) < len(shown.rows):
         cards += f'<p class="note">{len(shown.rows) - len(rows)} more left out to keep this page small.</p>'
-    return f'{_heading(shown.title, shown.note)}<div class="cards">{cards}</div>'
+    return f'{heading(shown.title, shown.note)}<div class="cards">{cards}</div>'
 
 
 def heatmap(shown: Heatmap, thumbnails: Thumbnails, *, max_rows: int | None) -> str:
     """The similarities as a table, at most `max_rows` square; darker is higher."""
     images, texts = shown.images[:max_rows], shown.texts[:max_rows]
     if not images or not texts:
-        return f'{_heading(shown.title, shown.note)}<p class="note">Left out to keep this page small.</p>'
+        return f'{heading(shown.title, shown.note)}<p class="note">Left out to keep this page small.</p>'
     values = np.asarray(shown.values, float)[: len(images), : len(texts)]
     finite = values[np.isfinite(values)]
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 0.0)
@@ -71,12 +71,12 @@ def heatmap(shown: Heatmap, thumbnails: Thumbnails, *, max_rows: int | None) -> 
         )
         body += f'<tr><th scope="row">{thumbnails.html(image, f"picture {i + 1}")}</th>{cells}</tr>'
     return (
-        f'{_heading(shown.title, shown.note)}<div class="scroll" tabindex="0"><table class="heat">'
+        f'{heading(shown.title, shown.note)}<div class="scroll" tabindex="0"><table class="heat">'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _heading(title: str, note: str) -> str:
+def heading(title: str, note: str) -> str:
     return f'<h3>{escape(title)}</h3><p class="note">{escape(note)}</p>'
 
 

@@ -98,6 +98,10 @@ font-variant-numeric:tabular-nums}
 .heat .own{outline:2px solid var(--ink);outline-offset:-2px}
 .heat .pic{width:34px;height:34px;border-radius:4px}
 .heat tbody th{position:sticky;left:0;padding:0}
+.heat tbody th.name{padding-right:.5rem;text-align:right;font-weight:400;font-size:.75rem;white-space:nowrap;
+background:var(--card)}
+.square{max-width:20rem}
+.bin{fill:rgb(var(--heat)/var(--v))}
 .pairs th,.pairs td{text-align:left;vertical-align:top;padding:.3rem 1rem .3rem 0;font-weight:400;
 border-top:1px solid var(--rule);overflow-wrap:anywhere}
 .pairs tr:first-child>*{border-top:0}

@@ -1,8 +1,7 @@
 """Zero-shot classification: the class whose prompts lie nearest to a picture.
 
 The embedding of a class is the mean of the unit-norm embeddings of its prompts, made unit-norm again: Radford
-et al. 2021, arXiv:2103.00020, section 3.1.4. Classes of one name are one class: no text tells them apart.
-Classes are in order of their ids; ties are ranked as `ranking` says.
+et al. 2021, arXiv:2103.00020, section 3.1.4. Ties are ranked as `ranking` says.
 
 Letters: N pictures, C classes, T templates, E embedding.
 """
@@ -16,14 +15,19 @@ from einops import rearrange
 from mmjax.data import Source
 from mmjax.data.captions import check_templates
 from mmjax.data.tokenizers.cleaning import bare
-from mmjax.evals import Embed, Gallery, Report, ranking
-from mmjax.evals.examples import Pictures, check_fields, readable, spread
+from mmjax.evals import Embed, Gallery, Report, classification, ranking, scores
+from mmjax.evals.classes import Classes, Labelled, check_known, labelled
+from mmjax.evals.examples import check_fields, spread
 from mmjax.evals.galleries import ROWS, Side, mistakes, rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ZeroShot:
-    """Top-1 and top-5 accuracy, and recall averaged over the classes that occur (`zs_mpcr`)."""
+    """Top-1 and top-5 accuracy, and recall averaged over the classes that occur (`zs_mpcr`).
+
+    With `detail` also precision, recall, F1, the areas under the curves, the calibration error (where
+    `embed` has `probs`), the confusion matrix and the reliability diagram; they need scikit-learn.
+    """
 
     name: str  # data set and split, as metrics name it
     source: Source  # the id of an example is its class
@@ -32,6 +36,7 @@ class ZeroShot:
     punctuation: bool = True  # False takes it out of prompts, as those that SigLIP's results were made with
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
+    detail: bool = False
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
@@ -41,46 +46,41 @@ class ZeroShot:
         """Raises ValueError where an id of the source is not among the classes."""
         self.source.prepare()
         self._class_source.prepare()
-        self._check_known(self.source.names)
+        check_known(self.name, self.source.names, self._classes)
+        if self.detail:
+            scores.require()
 
     def __call__(self, embed: Embed) -> Report:
-        pictures, label_N = self._labelled_pictures
-        names = tuple(self._class_of_name)
-        images = Side(embed["image"](pictures), label_N, pictures)
+        of, names = self._labelled, self._classes.names
+        images = Side(embed["image"](of.pictures), of.label_N, of.pictures)
         z_CE = embed_classes(embed, names, self.templates, punctuation=self.punctuation)
         classes = Side(z_CE, np.arange(len(names)), names)
         found = ranking.rank(images.z_NE, classes.z_NE, query_id_Q=images.id_N, candidate_id_C=classes.id_N)
-        return Report(_metrics(found.rank_Q, label_N, len(names)), _galleries(images, classes, found))
+        top = scores.top(found.rank_Q, of.label_N, classes=len(names))
+        metrics = {f"zs_{name}": value for name, value in top.items()}
+        pictures = _galleries(images, classes, found)
+        if self.detail:
+            score_NC = ranking.scores(images.z_NE, classes.z_NE)
+            metrics |= classification.metrics("zs", score_NC, of.label_N, detail=True)
+            pictures += (classification.confusion(score_NC, of.label_N, names),)
+        if self.detail and "probs" in embed:
+            probability_NC = embed["probs"](images.z_NE, classes.z_NE)
+            error, diagram = classification.calibration("zs", probability_NC, of.label_N)
+            metrics, pictures = metrics | error, (*pictures, diagram)
+        return Report(metrics, pictures)
 
     @property
     def _class_source(self) -> Source:
         return self.source if self.classes is None else self.classes
 
     @functools.cached_property
-    def _class_of_name(self) -> dict[str, int]:
-        names = self._class_source.names
-        return {name: i for i, name in enumerate(dict.fromkeys(names[id] for id in sorted(names)))}
+    def _classes(self) -> Classes:
+        return Classes(self._class_source.names)
 
     @functools.cached_property
-    def _labelled_pictures(self) -> tuple[Pictures, np.ndarray]:
+    def _labelled(self) -> Labelled:
         # Read once: the label of every example is needed in every process, pictures are not kept.
-        found = readable(self.name, self.source, spread(len(self.source), self.limit))
-        indices, ids = zip(*((index, example["id"]) for index, example in found), strict=True)
-        self._check_known(ids)
-        names = self._class_source.names
-        return Pictures(self.source, np.array(indices)), np.array(
-            [self._class_of_name[names[id]] for id in ids]
-        )
-
-    def _check_known(self, ids) -> None:
-        names = self._class_source.names
-        unknown = sorted(set(ids) - set(names))
-        if unknown or not names:
-            given = f"{len(unknown)} ids, the first is {unknown[0]}" if unknown else "every id"
-            raise ValueError(
-                f"{self.name}: {given}, not among the {len(names)} classes; give `classes` a source that "
-                "names every id of `source`"
-            )
+        return labelled(self.name, self.source, self._classes, limit=self.limit)
 
 
 def embed_classes(
@@ -93,18 +93,6 @@ def embed_classes(
     mean_CE = prompt_CTE.mean(axis=1)
     # Prompts may cancel out; a class without direction then scores 0 with every picture.
     return mean_CE / np.maximum(np.linalg.norm(mean_CE, axis=1, keepdims=True), 1e-12)
-
-
-def _metrics(rank_N: np.ndarray, label_N: np.ndarray, classes: int) -> dict[str, float]:
-    count_C = np.bincount(label_N, minlength=classes)
-    right_C = np.bincount(label_N, weights=rank_N == 1, minlength=classes)
-    occurs_C = count_C > 0
-    return {
-        "zs_acc1": ranking.recall(rank_N, 1),
-        "zs_acc5": ranking.recall(rank_N, 5),
-        "zs_mpcr": float(np.mean(right_C[occurs_C] / count_C[occurs_C])),
-        "zs_acc1_chance": 1 / classes,
-    }
 
 
 def _galleries(images: Side, classes: Side, found: ranking.Ranked) -> tuple[Gallery, ...]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 import pathlib
-import re
 from typing import Any
 
 from flax import linen as nn
 
-from mmjax import checkpoint, config
+from mmjax import checkpoint
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.finished import checkpoint_of, config_of, split
 
 _BEST = "best"
 
@@ -67,20 +67,11 @@ def find(init_from: str, packages: tuple[str, ...] = ()) -> Base:
     Raises:
         ValueError: there is no such run or step; lists the steps.
     """
-    name, _, step = (
-        init_from.rpartition("@") if re.search(r"@(\d+|best)$", init_from) else (init_from, "", "")
-    )
-    workdir = pathlib.Path(name).expanduser().absolute()
-    path = workdir / "config.json"
-    if not init_from or not path.is_file():
-        raise ValueError(
-            f"init_from={init_from!r}: {path} is not there; give the workdir of a run, or workdir@step"
-        )
-    best = step == _BEST
-    steps = checkpoint.saved_steps(workdir / (_BEST if best else "checkpoints"))
-    if not steps or (step.isdigit() and int(step) not in steps):
-        raise ValueError(
-            f"init_from={init_from!r}: saved are the steps {steps}; give one of them, as workdir@step"
-        )
-    cfg = config.from_json(path.read_text(), packages=("mmjax", *packages))
-    return Base(workdir=workdir, step=int(step) if step.isdigit() else steps[-1], best=best, config=cfg)
+    workdir, wanted = split(init_from)
+    workdir = workdir.expanduser().absolute()
+    try:
+        cfg = config_of(workdir, packages)
+        _, step = checkpoint_of(workdir, wanted)
+    except ValueError as error:
+        raise ValueError(f"init_from={init_from!r}: {error}") from error
+    return Base(workdir=workdir, step=step, best=wanted == "best", config=cfg)

@@ -69,6 +69,7 @@ class Classifier:
         shape = (-1, preprocess.size, preprocess.size, 3)
         return np.array([preprocess.host(pixels(item)) for item in items], np.uint8).reshape(shape)
 
+    @property
     def embed(self) -> Embed:
         """For evaluators: embeddings, and `classes`, probabilities of examples as sources have them."""
         return {self.network.modality: self.encode, "classes": self._predict_examples}

@@ -121,7 +121,7 @@ def run(cfg: Classify, directory: pathlib.Path):
 
     def embed(state, fixed):
         params = state.get("ema", state["params"])
-        return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed).embed()
+        return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed).embed
 
     training.train(
         cfg,

@@ -95,8 +95,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         return jax.jit(lambda: init_state(cfg, sharding.batch_devices(mesh)), out_shardings=layout)()
 
     def embed(state):
-        now = dataclasses.replace(model, params=state.get("ema", state["params"]))
-        return {"image": now.encode_image, "text": now.encode_text}
+        return dataclasses.replace(model, params=state.get("ema", state["params"])).embed
 
     training.train(
         cfg,

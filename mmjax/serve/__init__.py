@@ -1,18 +1,16 @@
 """Using finished runs."""
 
 import pathlib
-from typing import Literal
 
-from mmjax import config
-from mmjax.checkpoint import saved_steps
 from mmjax.finetune import Classifier
+from mmjax.finished import Wanted, checkpoint_of, config_of
 from mmjax.model import Model
 
 
 def load(
     workdir: str | pathlib.Path,
     *,
-    step: int | Literal["best"] | None = None,
+    step: Wanted = None,
     average: bool = True,
     packages: tuple[str, ...] = (),
 ) -> Model | Classifier:
@@ -28,14 +26,6 @@ def load(
         ValueError: there is no run, there are no weights, or not those of `step`.
     """
     workdir = pathlib.Path(workdir)
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"no run in {workdir}: {path} is not there; give the --workdir of a training run")
-    cfg = config.from_json(path.read_text(), packages=("mmjax", *packages))
-    folder = workdir / ("best" if step == "best" else "checkpoints")
-    steps = saved_steps(folder)
-    step = None if step == "best" else step
-    if not steps or (step is not None and step not in steps):
-        asked = "weights" if step is None else f"weights of step {step}"
-        raise ValueError(f"no {asked} in {folder}; saved are the steps {steps}")
-    return cfg.load(workdir, folder, step or steps[-1], average=average)
+    cfg = config_of(workdir, packages)
+    folder, step = checkpoint_of(workdir, step)
+    return cfg.load(workdir, folder, step, average=average)

@@ -158,3 +158,33 @@ def test_a_source_without_classes_is_refused():
 def test_a_wrong_field_is_refused_when_the_config_is_built(fields, message):
     with pytest.raises(ValueError, match=message):
         ZeroShot(**{"name": "animals", "source": ALL} | fields)
+
+
+def confused():
+    """Eight pictures of two classes; the embedding takes one cat in four for a dog."""
+    source = labelled(10, 10, 10, 10, 20, 20, 20, 20)
+    seen = iter((0, 0, 0, 1, 1, 1, 1, 1))
+    images = np.stack([one_hot(at) for at in seen])
+    return source, {
+        "image": lambda pictures: images,
+        "text": lambda texts: np.stack([name_row(t) for t in texts]),
+    }
+
+
+def test_detail_adds_metrics_and_the_confusion_matrix():
+    source, embed = confused()
+    plain, detailed = (run(embed, source, detail=detail) for detail in (False, True))
+    assert plain.metrics.items() <= detailed.metrics.items()
+    np.testing.assert_allclose(detailed.metrics["zs_precision_macro"], (1 + 4 / 5) / 2)
+    np.testing.assert_allclose(detailed.metrics["zs_f1_macro"], (2 * 3 / (3 + 4) + 2 * 4 / (4 + 5)) / 2)
+    (matrix,) = detailed.pictures[len(plain.pictures) :]
+    assert matrix.names == ("cat", "dog") and matrix.counts.tolist() == [[3, 1], [0, 4]]
+
+
+def test_calibration_is_of_the_probabilities_of_the_encoder():
+    source, embed = confused()
+    embed["probs"] = lambda images, texts: np.where(images @ texts.T > 0.5, 0.8, 0.2)
+    report = run(embed, source, detail=True)
+    # All answers have confidence 0.8, 7 of 8 are right.
+    np.testing.assert_allclose(report.metrics["zs_ece"], 7 / 8 - 0.8)
+    assert report.pictures[-1].counts.sum() == 8

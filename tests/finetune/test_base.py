@@ -91,10 +91,10 @@ def test_a_step_can_be_named(workdir):
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("", "init_from='': .* give the workdir of a run, or workdir@step"),
-        ("nowhere", "init_from='nowhere': .*nowhere/config.json is not there; give the workdir of a run"),
-        ("{}@15", r"init_from='.*@15': saved are the steps \[10, 20\]; give one of them"),
-        ("{}@best", r"init_from='.*@best': saved are the steps \[\]"),
+        ("", "init_from='': no run in .*; give the --workdir of a training run"),
+        ("nowhere", "init_from='nowhere': no run in .*nowhere: .*config.json is not there; give the"),
+        ("{}@15", r"init_from='.*@15': no weights of step 15 in .*; saved are the steps \[10, 20\]"),
+        ("{}@best", r"init_from='.*@best': no weights in .*/best; saved are the steps \[\]"),
     ],
 )
 def test_a_run_or_step_that_is_not_there_is_refused(workdir, spec, message):

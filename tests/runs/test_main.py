@@ -70,7 +70,7 @@ def test_what_is_printed_says_how_far_it_is_and_ends_in_a_table(finished):
     progress = r"step 20/20 \| loss \d\.\d+ \| \d+ examples/s \| data wait \d+ % \| .* \| left 0:00:0\d\n"
     assert re.search(progress, finished.stdout)
     *_, evaluated = lines(finished.workdir)
-    table = finished.stdout.partition("results after the last step")[2]
+    table = finished.stdout.partition("results at step")[2]
     for name, value in evaluated.items():
         if name != "step":
             *_, metric = name.split("/")

@@ -50,7 +50,7 @@ def test_two_processes_write_one_run_and_learn_what_one_does(uninterrupted, tmp_
     assert_close(workdir, uninterrupted)
     assert {path.name for path in workdir.iterdir()} == {path.name for path in uninterrupted.iterdir()}
     assert len(list((workdir / "events").iterdir())) == 1
-    assert printed(workdir).count("results after the last step") == 1
+    assert printed(workdir).count("results at step") == 1
 
 
 def test_two_processes_find_what_one_does_in_the_same_weights(uninterrupted, tmp_path):

@@ -85,5 +85,5 @@ def test_a_finished_run_started_again_only_evaluates(uninterrupted, tmp_path, ca
     assert (workdir / "metrics.jsonl").read_text() == before
     assert {path: path.stat().st_mtime_ns for path in (workdir / "checkpoints").rglob("*")} == written
     out = capsys.readouterr().out
-    assert f"restoring step {small.STEPS}" in out and "results after the last step" in out
+    assert f"restoring step {small.STEPS}" in out and "results at step" in out
     assert "| loss " not in out

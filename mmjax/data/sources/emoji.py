@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 
 from mmjax.data.sources.emoji_join import NAMES_FILE, SPLITS, VERSION
 from mmjax.data.sources.emoji_styles import Collection
+from mmjax.data.sources.fetching import data_root
 
 MIN_PX, MAX_PX = 16, 160  # above, TFDS would shuffle a split on the disk, for which it needs TensorFlow
 
@@ -119,14 +119,6 @@ class Emoji:
     def __getstate__(self) -> dict[str, Any]:
         # Fields only: a worker process reads the examples itself.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-
-def data_root(data_dir: str | None) -> Path:
-    """The folder of all data sets: `data_dir`, else $MMJAX_DATA_DIR, else one in the user's cache."""
-    chosen = data_dir or os.environ.get("MMJAX_DATA_DIR")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmjax" / "data"
 
 
 def _read(folder: Path, split: str) -> _Examples:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.sources import emoji_build, emoji_join
-from mmjax.data.sources.emoji import Emoji, data_root
+from mmjax.data.sources.emoji import Emoji
 from mmjax.data.sources.emoji_fetch import Package
 from mmjax.data.sources.emoji_join import Concept, Drawing
 from mmjax.data.sources.emoji_render import MARGIN, crop
@@ -285,15 +285,3 @@ def test_size_and_collection_have_folders_of_their_own(emoji, tmp_path):
     other = Collection(train=emoji.collection.train, held_out=(), names=emoji.collection.names)
     folders = {Emoji(px=px, collection=c).folder for px in (32, 64) for c in (emoji.collection, other, None)}
     assert len(folders) == 6
-
-
-def test_the_data_directory_is_the_field_then_the_variable_then_the_cache(tmp_path, monkeypatch):
-    monkeypatch.delenv("MMJAX_DATA_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert data_root(None) == tmp_path / "cache" / "mmjax" / "data"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert data_root(None) == tmp_path / ".cache" / "mmjax" / "data"
-    monkeypatch.setenv("MMJAX_DATA_DIR", str(tmp_path / "disk"))
-    assert data_root(None) == tmp_path / "disk"
-    assert data_root(str(tmp_path / "here")) == tmp_path / "here"

@@ -1,0 +1,104 @@
+"""The linear probe: how well a linear classifier on the embeddings does, fitted on all training examples.
+
+As Radford et al. 2021, arXiv:2103.00020, appendix A.3: logistic regression by L-BFGS; the strength of the
+regulariser is the one that does best on a validation split, and the last fit is on both splits.
+
+Letters: N examples, E embedding, C classes.
+"""
+
+import dataclasses
+import functools
+import logging
+from typing import NamedTuple
+
+import numpy as np
+
+from mmjax.data import Source
+from mmjax.evals import Curve, Embed, Report, classification, logistic, scores
+from mmjax.evals.classes import Classes, Labelled, check_enough, labelled
+from mmjax.evals.examples import check_fields
+
+log = logging.getLogger("mmjax")
+
+
+class _Data(NamedTuple):
+    classes: Classes
+    train: Labelled
+    val: Labelled
+    test: Labelled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """Accuracies on `source` of a classifier fitted on `train`, its regulariser chosen on `val`: `lp_acc1`.
+
+    `lp_l2` is the strength that was chosen, `lp_val_acc1` its accuracy on `val` before the last fit. With
+    `detail` also what scikit-learn measures.
+    """
+
+    name: str  # data set and split, as metrics name it
+    source: Source  # to be classified; the id of an example is its class
+    train: Source
+    val: Source
+    l2: tuple[float, ...] = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+    every_steps: int = 0  # 0 evaluates after the last step only
+    limit: int | None = None  # examples of `source`, evenly spread; None takes all
+    train_limit: int | None = None  # of `train`
+    detail: bool = True
+
+    def __post_init__(self):
+        check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
+        if not self.l2 or min(self.l2) <= 0:
+            raise ValueError(f"l2={self.l2} must be positive numbers, at least one")
+
+    def prepare(self) -> None:
+        """Raises ValueError where a class has no example to learn from, or an example no class."""
+        for source in (self.source, self.train, self.val):
+            source.prepare()
+        if self.detail:
+            scores.require()
+        check_enough(self.name, "train", self._data.train.label_N, self._data.classes)
+
+    def __call__(self, embed: Embed) -> Report:
+        data = self._data
+        train_NE, val_NE, test_NE = (embed["image"](part.pictures) for part in data[1:])
+        chosen, sweep = self._choose(train_NE, val_NE)
+        both_N = np.concatenate([data.train.label_N, data.val.label_N])
+        both_NE, count = np.concatenate([train_NE, val_NE]), len(data.classes.names)
+        (last,) = logistic.fit(both_NE, both_N, classes=count, l2=[chosen])
+        logits_NC = last(test_NE)
+        metrics = classification.metrics("lp", logits_NC, data.test.label_N, detail=self.detail)
+        error, diagram = classification.calibration(
+            "lp", logistic.probabilities(logits_NC), data.test.label_N
+        )
+        metrics |= error | {"lp_l2": chosen, "lp_val_acc1": float(np.max(sweep.y["validation"]))}
+        shown = classification.pictures(logits_NC, data.test, data.classes.names)
+        return Report(metrics, (*shown, diagram, sweep))
+
+    def _choose(self, train_NE: np.ndarray, val_NE: np.ndarray) -> tuple[float, Curve]:
+        """The strongest regulariser of those that do best on `val`, and how all do."""
+        data, l2 = self._data, sorted(self.l2, reverse=True)
+        count = len(data.classes.names)
+        fitted = logistic.fit(train_NE, data.train.label_N, classes=count, l2=l2)
+        accuracy = [float(np.mean(linear(val_NE).argmax(axis=1) == data.val.label_N)) for linear in fitted]
+        best = int(np.argmax(accuracy))
+        if len(l2) > 1 and best in (0, len(l2) - 1):
+            log.warning("%s: the best l2, %g, is the last of the sweep; try a wider one", self.name, l2[best])
+        sweep = Curve(
+            "Validation accuracy by strength of the regulariser",
+            f"{l2[best]:g} was taken.",
+            "l2",
+            np.array(l2[::-1]),
+            {"validation": np.array(accuracy[::-1])},
+        )
+        return l2[best], sweep
+
+    @functools.cached_property
+    def _data(self) -> _Data:
+        classes = Classes(self.train.names)
+        return _Data(
+            classes,
+            labelled(self.name, self.train, classes, limit=self.train_limit),
+            labelled(self.name, self.val, classes),
+            labelled(self.name, self.source, classes, limit=self.limit),
+        )

@@ -1,0 +1,120 @@
+"""What is left of an evaluator's metric where its pictures are corrupted.
+
+Hendrycks and Dietterich 2019, arXiv:1903.12261; without their normalisation by another network's errors.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmjax.data import Source
+from mmjax.evals import Curve, Embed, Evaluator, Gallery, Match, Report, Row
+from mmjax.evals.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from mmjax.evals.embedded import remembering
+from mmjax.evals.examples import Pictures, readable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Corrupted:
+    """Pictures of an evaluator, made worse when sliced; each has its own random numbers."""
+
+    pictures: Pictures
+    corruption: str
+    severity: int
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, at: slice) -> list[np.ndarray]:
+        indices = self.pictures.index_N[at]
+        return [
+            corrupted(self.corruption, image, severity=self.severity, seed=int(index))
+            for index, image in zip(indices, self.pictures[at], strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Robustness:
+    """Metrics of another evaluator with its pictures corrupted, as means over severities.
+
+    `<metric>_clean`, `<metric>_<corruption>` and `<metric>_corrupted`, the mean of these. Pictures of the
+    evaluator's `source` are corrupted, and no others: not those that a probe is fitted on.
+    """
+
+    evaluator: Evaluator
+    metrics: tuple[str, ...]  # of the evaluator
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    severities: tuple[int, ...] = SEVERITIES
+    every_steps: int = 0  # 0 evaluates after the last step only
+
+    def __post_init__(self):
+        unknown = [each for each in self.corruptions if each not in CORRUPTIONS]
+        if unknown or not self.corruptions:
+            raise ValueError(f"corruptions={self.corruptions}: use some of {', '.join(CORRUPTIONS)}")
+        if not self.severities or not set(self.severities) <= set(SEVERITIES):
+            raise ValueError(f"severities={self.severities}: use some of {SEVERITIES}")
+        if not self.metrics or self.every_steps < 0:
+            raise ValueError(
+                f"metrics={self.metrics} must name a metric, every_steps={self.every_steps} not be negative"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.evaluator.name
+
+    @property
+    def source(self) -> Source:
+        return self.evaluator.source
+
+    def prepare(self) -> None:
+        self.evaluator.prepare()
+
+    def __call__(self, embed: Embed) -> Report:
+        embed = remembering(embed)
+        clean = self._evaluate(embed)
+        severities = sorted(self.severities)
+        worse = {
+            corruption: [self._evaluate(self._corrupting(embed, corruption, each)) for each in severities]
+            for corruption in self.corruptions
+        }
+        found, curves = {}, []
+        for i, metric in enumerate(self.metrics):
+            by_severity = {name: np.array([each[i] for each in runs]) for name, runs in worse.items()}
+            means = {f"{metric}_{name}": float(values.mean()) for name, values in by_severity.items()}
+            found |= {f"{metric}_clean": clean[i], **means}
+            found[f"{metric}_corrupted"] = float(np.mean(list(means.values())))
+            note = f"{clean[i]:.3f} without corruption."
+            curves.append(Curve(f"{metric} by severity", note, "level", np.array(severities), by_severity))
+        return Report(found, (*curves, self._examples()))
+
+    def _evaluate(self, embed: Embed) -> list[float]:
+        found = self.evaluator(embed).metrics
+        missing = [metric for metric in self.metrics if metric not in found]
+        if missing:
+            raise ValueError(f"{self.name}: no metric {missing[0]!r}; use one of {', '.join(found)}")
+        return [found[metric] for metric in self.metrics]
+
+    def _corrupting(self, embed: Embed, corruption: str, severity: int) -> Embed:
+        def image(pictures: Sequence) -> np.ndarray:
+            if isinstance(pictures, Pictures) and pictures.source == self.source:
+                return embed["image"](_Corrupted(pictures, corruption, severity))
+            return embed["image"](pictures)
+
+        return embed | {"image": image}
+
+    def _examples(self) -> Gallery:
+        """One picture of the source under every corruption, at rising severity."""
+        index, _ = next(readable(self.name, self.source, np.arange(len(self.source))))
+        picture = Pictures(self.source, np.array([index]))
+        rows = tuple(
+            Row(
+                corruption,
+                tuple(
+                    Match(_Corrupted(picture, corruption, severity)[0:1][0], float(severity), right=False)
+                    for severity in sorted(self.severities)
+                ),
+            )
+            for corruption in self.corruptions
+        )
+        return Gallery("Corruptions", "One picture of the data, and the severity below it.", rows)

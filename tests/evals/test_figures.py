@@ -1,0 +1,55 @@
+"""Pictures of the report that are drawn from numbers: what they say can be read off the SVG."""
+
+import re
+
+import numpy as np
+
+from mmjax.evals import Confusion, Curve, Reliability, figures, scores
+
+HOSTILE = "<b>&"
+
+
+def test_the_confusion_matrix_shows_every_count_and_darkens_with_the_share_of_the_row():
+    html = figures.confusion(Confusion("T", "note", ("cat", HOSTILE), np.array([[3, 1], [0, 0]])))
+    assert re.findall(r"--v:([\d.]+)\" title=\"[^\"]*\">(\d*)<", html) == [
+        ("0.75", "3"),
+        ("0.25", "1"),
+        ("0.00", ""),
+        ("0.00", ""),
+    ]
+    assert html.count('class="own') == 2 and "<b>" not in html
+    assert "cat taken for &lt;b&gt;&amp;" in html
+
+
+def test_bars_of_the_reliability_diagram_reach_as_high_as_the_accuracy():
+    # Bins of width 1/2: two answers of confidence 0.4, one right; six of 0.9, all right.
+    probability_NC = np.array([[0.4, 0.3, 0.3]] * 2 + [[0.9, 0.1, 0.0]] * 6)
+    found = scores.calibration(probability_NC, np.array([0, 1] + [0] * 6), bins=2)
+    html = figures.reliability(Reliability("T", "note", found.confidence_M, found.accuracy_M, found.count_M))
+    bars = re.findall(r'<rect class="bin" x="([\d.]+)" y="[\d.]+" width="([\d.]+)" height="([\d.]+)"', html)
+    heights = [float(height) for _, _, height in bars]
+    np.testing.assert_allclose(heights[0] / heights[1], 1 / 2)
+    assert float(bars[0][0]) < float(bars[1][0])
+    assert "2 answers, accuracy 0.50" in html and "6 answers, accuracy 1.00" in html
+
+
+def test_an_empty_bin_has_no_bar():
+    found = scores.calibration(np.array([[0.9, 0.1]]), np.array([0]), bins=10)
+    html = figures.reliability(Reliability("T", "note", found.confidence_M, found.accuracy_M, found.count_M))
+    assert html.count("<rect") == 1 and "nan" not in html
+
+
+def test_a_curve_has_its_ticks_at_the_points_at_equal_steps_of_the_logarithm():
+    x_P, y_P = np.array([1, 2, 4, 8]), np.array([0.2, 0.4, 0.5, 0.6])
+    html = figures.curve(Curve("T", "note", "k", x_P, {"a": y_P}, {"a": np.full(4, 0.05)}))
+    points = re.search(r'<polyline class="line s0" points="([^"]+)"', html)[1]
+    across = [float(point.split(",")[0]) for point in points.split()]
+    np.testing.assert_allclose(np.diff(across), np.diff(across)[0], atol=0.2)
+    for tick in ("1", "2", "4", "8", "k"):
+        assert f">{tick}</text>" in html
+    # A bar at every point, each of two deviations.
+    bars = re.findall(r'd="M([\d.]+) ([\d.]+)V([\d.]+)"', html)
+    assert [float(x) for x, _, _ in bars] == across
+    heights = [float(low) - float(high) for _, low, high in bars]
+    one = [float(point.split(",")[1]) for point in points.split()]
+    np.testing.assert_allclose(heights, (one[0] - one[1]) / 0.2 * 0.1, atol=0.2)

@@ -1,0 +1,96 @@
+"""Evaluators alone, on a finished run."""
+
+import json
+import re
+
+import pytest
+from commands import DEBUG, here, lines
+
+from mmjax.serve.evaluate import split
+
+OTHERS = """
+import dataclasses
+from configs import debug
+from mmjax.data.sources.scenes import Scenes
+from mmjax.evals.embedding_health import EmbeddingHealth
+from mmjax.evals.retrieval import Retrieval
+
+
+def get_config():
+    source = Scenes(split="val", px=debug.SIZE)
+    return dataclasses.replace(
+        debug.get_config(),
+        steps=3,  # nothing but evals counts
+        evals={
+            "pairs": Retrieval(name="scenes_val", source=source, limit=20),
+            "health": EmbeddingHealth(name="scenes_val", source=source, limit=20),
+        },
+    )
+"""
+
+
+def alone(workdir, *arguments):
+    """Exit code of the command without --config."""
+    return here("", workdir, "--eval_only", *arguments)
+
+
+def test_the_runs_own_evaluators_find_again_what_they_found(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.workdir.iterdir() if path.is_file()}
+    assert alone(finished.workdir) == 0
+    folder = finished.workdir / "eval_20"
+    (found,) = lines(folder)
+    of_run = next(line for line in lines(finished.workdir) if "val/scenes_test/i2t_r1" in line)
+    assert found == {
+        name: value for name, value in of_run.items() if not name.startswith(("train/", "perf/"))
+    }
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    page = (folder / "report.html").read_text()
+    assert "eval_20" in page and "Loss" in page and "picture → caption" in page
+
+
+def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(finished, tmp_path):
+    (tmp_path / "others.py").write_text(OTHERS)
+    assert here(tmp_path / "others.py", f"{finished.workdir}@10", "--eval_only", "evals.health.limit=10") == 0
+    folder = finished.workdir / "eval_10"
+    (found,) = lines(folder)
+    assert found["step"] == 10 and "val/scenes_val/i2t_r1" in found
+    assert found["val/scenes_val/rank_image"] <= 10
+    results = {path.stem: json.loads(path.read_text()) for path in (folder / "results").iterdir()}
+    assert set(results) == {"pairs", "health"}
+    assert results["pairs"]["task"] == "zeroshot_retrieval"
+    assert results["pairs"]["metrics"]["text_retrieval_recall@5"] == found["val/scenes_val/i2t_r5"]
+    assert results["health"]["pretrained"] == "step_10" and results["health"]["model"] == "finished"
+
+
+def test_a_training_run_writes_its_results_too(finished):
+    (path,) = (finished.workdir / "results").iterdir()
+    assert json.loads(path.read_text())["dataset"] == "scenes_test"
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "message"),
+    [
+        ("{}@7", [], "no weights of step 7"),
+        ("{}@best", [], "no weights in .*best"),
+        ("nowhere", [], "no run in nowhere"),
+        ("{}", ["optim.lr=1"], "optim.lr=1 changes nothing of an evaluation"),
+        ("{}", ["evals={}"], "no evaluators in the config"),
+        ("{}", ["--data=photos"], "--data=photos puts data into a config; give --config"),
+        ("", [], "--eval_only needs --workdir"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_evaluated(finished, capsys, path, arguments, message):
+    assert alone(path.format(finished.workdir), *arguments) == 78
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_config_file_that_is_wrong_is_named(finished, capsys):
+    assert here(DEBUG, finished.workdir, "--eval_only", "evals.tset.limit=3") == 78
+    assert "tset" in capsys.readouterr().err
+
+
+def test_a_directory_with_an_at_sign_is_a_workdir(tmp_path):
+    (tmp_path / "run@3").mkdir()
+    assert split(str(tmp_path / "run@3")) == (tmp_path / "run@3", None)
+    assert split(str(tmp_path / "run@4")) == (tmp_path / "run", 4)
+    assert split(str(tmp_path / "run@best")) == (tmp_path / "run", "best")
