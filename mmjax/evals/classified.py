@@ -14,8 +14,8 @@ from mmjax.evals.examples import Examples, Pictures, check_fields, readable, spr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified:
-    """The metrics of classification of `embed["classes"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` and more, with
-    the confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
+    """The metrics of classification of `embed["classes"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...; the
+    confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
 
     name: str  # data set and split, as metrics name it
     source: Source
