@@ -97,7 +97,9 @@ class Checkpoints:
         if step == self.latest():
             return
         rest = {name: value for name, value in state.items() if name not in _WEIGHTS}
-        self._save(self._manager, step, _save_weights(state) | {"rest": ocp.args.StandardSave(rest)}, meta)
+        # Weights that nobody trains on have no rest, and orbax saves no empty item.
+        items = {"rest": ocp.args.StandardSave(rest)} if rest else {}
+        self._save(self._manager, step, _save_weights(state) | items, meta)
 
     def save_if_best(self, step: int, state: dict[str, Any], found: dict[str, float], meta: dict[str, Any]):
         """Begins to save the weights of `state` where `found`, metrics after `step`, are the best so far;
