@@ -17,6 +17,8 @@ import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from mmjax.sharding import path_name
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpointing:
@@ -96,7 +98,9 @@ class Checkpoints:
         if step == self.latest():
             return
         rest = {name: value for name, value in state.items() if name not in _WEIGHTS}
-        self._save(self._manager, step, _save_weights(state) | {"rest": ocp.args.StandardSave(rest)}, meta)
+        # Weights that nobody trains on have no rest, and orbax saves no empty item.
+        items = {"rest": ocp.args.StandardSave(rest)} if rest else {}
+        self._save(self._manager, step, _save_weights(state) | items, meta)
 
     def save_if_best(self, step: int, state: dict[str, Any], found: dict[str, float], meta: dict[str, Any]):
         """Begins to save the weights of `state` where `found`, metrics after `step`, are the best so far;
@@ -178,23 +182,48 @@ def _save_weights(state):
     return {name: ocp.args.StandardSave(state[name]) for name in _WEIGHTS if name in state}
 
 
+def saved_shapes(directory: pathlib.Path, step: int, *, item: str = "params"):
+    """What an item of a step holds, as a tree of `jax.ShapeDtypeStruct`s; no array is read.
+
+    Raises:
+        ValueError: the step does not hold the item.
+    """
+    path = directory.absolute() / str(step) / item
+    if not path.is_dir():
+        raise ValueError(f"step {step} of {directory} holds no {item}; was it made by another version?")
+    found = ocp.PyTreeCheckpointHandler().metadata(path)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found.tree)
+
+
 def restore_params(directory: pathlib.Path, params, step: int, *, item: str = "params"):
-    """The parameters of one step and nothing else, laid out as `params` says.
+    """The parameters of one step that are asked for and nothing else, laid out as `params` says.
 
     Args:
-        params: tree of `jax.ShapeDtypeStruct`s, with shardings or without.
+        params: tree of `jax.ShapeDtypeStruct`s with shardings: all that the step holds, or a part of it.
         item: `params`, or `ema` for their moving average.
 
     Raises:
-        ValueError: the step's parameters are of another shape or structure.
+        ValueError: the step does not hold these parameters, or in other shapes.
     """
-    with ocp.CheckpointManager(
-        directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager:
-        items = ocp.args.Composite(**{item: ocp.args.StandardRestore(params)})
-        try:
-            return manager.restore(step, args=items)[item]
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"step {step} of {directory} does not fit the config beside it: {error}"
-            ) from error
+    try:
+        _check_held(saved_shapes(directory, step, item=item), params)
+        with ocp.CheckpointManager(
+            directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
+        ) as manager:
+            wanted = ocp.args.PyTreeRestore(
+                params,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(params),
+                partial_restore=True,
+            )
+            return manager.restore(step, args=ocp.args.Composite(**{item: wanted}))[item]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"step {step} of {directory} does not fit the config beside it: {error}") from error
+
+
+def _check_held(held, wanted):
+    shapes = {path_name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(held)}
+    for path, x in jax.tree_util.tree_leaves_with_path(wanted):
+        name = path_name(path)
+        if shapes.get(name) != x.shape:
+            there = list(shapes[name]) if name in shapes else "missing"
+            raise ValueError(f"{name} is {there} there, wanted {list(x.shape)}")

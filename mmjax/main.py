@@ -106,10 +106,8 @@ def _config():
     cfg = config.load(_CONFIG.value)
     if not _DATA.value:
         return cfg
-    from mmjax import own_data
-
     changed = cfg.with_data(_DATA.value)
-    print(f"--data={_DATA.value}: {own_data.changes(cfg, changed)}")
+    print(f"--data={_DATA.value}: {cfg.changes(changed)}")
     return changed
 
 

@@ -84,26 +84,47 @@ class Model:
         )
 
     def _encode(self, modality, items, prepare) -> np.ndarray:
-        """Embeds in batches of one size, the last one padded, each process its contiguous rows."""
-        batch_size = self._batch_size(len(items))
-        per_process = batch_size // jax.process_count()
-        mine = jax.process_index() * per_process
-        rows = []
-        for begin in range(0, max(len(items), 1), batch_size):
-            end = min(begin + mine + per_process, begin + batch_size, len(items))
-            real = prepare(items[begin + mine : end])
-            padding = ((0, per_process - len(real)),) + ((0, 0),) * (real.ndim - 1)
-            with jax.set_mesh(self.mesh):
-                batch = sharding.put_batch(self.mesh, np.pad(real, padding))
-                z_BE = np.asarray(self.encoders[modality](self.params[modality], batch))
-            rows.append(z_BE[: len(items) - begin])
-        return np.concatenate(rows)
+        function = functools.partial(self.encoders[modality], self.params[modality])
+        return in_batches(function, items, prepare, mesh=self.mesh, batch_size=self.batch_size)
 
-    def _batch_size(self, items: int) -> int:
-        """A power of two that holds `items`, at most `batch_size`, rounded up to divide over the mesh."""
-        devices = sharding.batch_devices(self.mesh)
-        wanted = min(self.batch_size, 2 ** (max(items, 1) - 1).bit_length())
-        return -(-wanted // devices) * devices
+
+def in_batches(
+    function: Callable,
+    items: Sequence[Any],
+    prepare: Callable[[Sequence[Any]], Any],
+    *,
+    mesh: Mesh,
+    batch_size: int,
+) -> np.ndarray:
+    """`function` of all items, in batches of one size, the last one padded: each process its contiguous rows.
+
+    Args:
+        function: of a batch over the mesh; its result is replicated, a row an item.
+        prepare: makes arrays of a slice of the items: one, or a tree of them, a row an item.
+        batch_size: at most.
+    """
+    batch_size = _batch_size(len(items), batch_size, sharding.batch_devices(mesh))
+    per_process = batch_size // jax.process_count()
+    mine = jax.process_index() * per_process
+    rows = []
+    for begin in range(0, max(len(items), 1), batch_size):
+        end = min(begin + mine + per_process, begin + batch_size, len(items))
+        real = prepare(items[begin + mine : end])
+        padded = jax.tree.map(lambda x: _padded(x, per_process), real)
+        with jax.set_mesh(mesh):
+            found = np.asarray(function(sharding.put_batch(mesh, padded)))
+        rows.append(found[: len(items) - begin])
+    return np.concatenate(rows)
+
+
+def _padded(x, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)),) + ((0, 0),) * (x.ndim - 1))
+
+
+def _batch_size(items: int, most: int, devices: int) -> int:
+    """A power of two that holds `items`, at most `most`, rounded up to divide over the devices."""
+    wanted = min(most, 2 ** (max(items, 1) - 1).bit_length())
+    return -(-wanted // devices) * devices
 
 
 def encoders(

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import re
 
-from mmjax.data import Source, colour
+from mmjax.data import Source, colour, pipeline
 from mmjax.data.captions import PHOTO, AnyCaption, Prompted
 from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.sources.folder import Folder
@@ -13,6 +13,7 @@ from mmjax.data.sources.tfds import Tfds
 from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals import Evaluator
+from mmjax.evals.classified import Classified
 from mmjax.evals.retrieval import Retrieval
 from mmjax.evals.zero_shot import ZeroShot
 from mmjax.towers.text import BagOfPieces, TextTransformer
@@ -20,6 +21,8 @@ from mmjax.towers.text import BagOfPieces, TextTransformer
 _TFDS = "tfds:"
 _AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what is in it
 _LENGTH = 32  # tokens: a sentence or two
+# Of the pictures of classes: a few per cent would leave some classes without a picture to validate on.
+_VAL_SHARE = 0.2
 _LIMIT = 1_000  # examples of the training data, and of other data, that are evaluated on
 
 
@@ -67,14 +70,63 @@ def with_data(cfg, data: str):
 
 def changes(before, after) -> str:
     """One line for people: what `with_data` made of a config, beside the data itself."""
+    chosen = _kind(after.data.captions)
+    captions = f"captions are chosen by {chosen} and cut at {after.tokenizer.length} tokens"
+    return _changes(before, after, captions)
+
+
+def with_classes(cfg, data: str):
+    """A classification on the pictures of `data`, a folder a class or `tfds:` with a label.
+
+    Args:
+        cfg: `Classify`.
+
+    Returns:
+        The config with training and validation data, a geometry for pictures of any size, colour ops that
+        need no alpha, and evaluators for it.
+
+    Raises:
+        ValueError: there is no such data, or it has no classes.
+    """
+    size, _ = pipeline.size(cfg.data)
+    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE)
+    flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
+    every = max((e.every_steps for e in cfg.evals.values()), default=0)
+    splits = {"val": (val, every), "train": (train, 0)}
+    return dataclasses.replace(
+        cfg,
+        data=dataclasses.replace(
+            cfg.data, train=train, geometry=(RandomResizedCrop(size=size, area=_AREA), *flips), together=1
+        ),
+        colour=colour.without_alpha(cfg.colour),
+        evals={
+            split: Classified(
+                name=f"{_name(data)}_{split}",
+                source=source,
+                classes=train,
+                labels=cfg.labels,
+                every_steps=every_steps,
+                limit=_LIMIT,
+            )
+            for split, (source, every_steps) in splits.items()
+            if len(source)
+        },
+    )
+
+
+def changes_of_classes(before, after) -> str:
+    """One line for people: what `with_classes` made of a config, beside the data itself."""
+    return _changes(before, after)
+
+
+def _changes(before, after, *more: str) -> str:
     gone = [_kind(op) for op in before.colour if op not in after.colour]
     parts = [
         f"geometry is {', '.join(map(_kind, after.data.geometry))}",
-        f"captions are chosen by {_kind(after.data.captions)} and cut at {after.tokenizer.length} tokens",
+        *([f"without {', '.join(gone)}, which are for drawings with alpha"] if gone else []),
+        *more,
         f"evaluators are {', '.join(after.evals)}",
     ]
-    if gone:
-        parts.insert(1, f"without {', '.join(gone)}, which are for drawings with alpha")
     return f"{_kind(before.data.train)} gave way to {_kind(after.data.train)}: {'; '.join(parts)}"
 
 
@@ -82,14 +134,14 @@ def _kind(part) -> str:
     return type(part).__name__
 
 
-def _sources(data: str, side: int) -> tuple[Folder | Tfds, Folder | Tfds]:
+def _sources(data: str, side: int, **fields) -> tuple[Folder | Tfds, Folder | Tfds]:
     if data.startswith(_TFDS):
         train, val = Tfds(name=data.removeprefix(_TFDS), side=side).splits()
     else:
         path = pathlib.Path(data)
         is_table = path.suffix.lower() in TABLES
         of = {"path": str(path.parent), "table": path.name} if is_table else {"path": data}
-        train, val = (Folder(**of, side=side, split=split) for split in ("train", "val"))
+        train, val = (Folder(**of, side=side, split=split, **fields) for split in ("train", "val"))
     return train.resolved(), val.resolved()
 
 

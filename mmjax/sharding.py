@@ -136,6 +136,13 @@ def shardings(mesh: Mesh, tree):
     )
 
 
+def with_layout(shapes, layout):
+    """A tree of `jax.ShapeDtypeStruct`s that say where they live."""
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout
+    )
+
+
 def path_name(path) -> str:
     """A key path as `image/blocks/mlp/up/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -10,7 +10,6 @@ import pytest
 
 from mmjax import checkpoint, sharding
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.pretrain.step import with_layout
 from mmjax.sharding import MeshShape
 
 EVERY = Checkpointing(every_minutes=None, keep_last=10)
@@ -48,7 +47,7 @@ def test_a_train_state_comes_back_bit_for_bit_on_its_own_mesh_and_on_another(tmp
     other = layout(MeshShape(data=2, fsdp=2, tensor=2), state)
     assert any(not spec.is_fully_replicated for spec in jax.tree.leaves(other))
     for target in (where, other):
-        restored, meta = saves.restore(with_layout(shapes(state), target))
+        restored, meta = saves.restore(sharding.with_layout(shapes(state), target))
         assert meta == {"next_index": 112}
         jax.tree.map(np.testing.assert_array_equal, restored, state)
         assert jax.tree.map(lambda x: x.dtype, restored) == jax.tree.map(lambda x: x.dtype, state)

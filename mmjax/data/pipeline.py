@@ -9,6 +9,7 @@ where an example cannot be read.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -111,13 +112,18 @@ class Batches:
         return batch
 
 
-def check_size(data: Data, size: int):
-    """Raises ValueError unless `data.geometry` ends with pictures of `size` x `size` pixels."""
+def size(data: Data) -> tuple[int, int]:
+    """Height and width of the pictures that `data.geometry` ends with."""
     picture_HWC = np.zeros((64, 64, 3), np.uint8)
-    height, width, _ = geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape
-    if (height, width) != (size, size):
+    return geometry.apply(data.geometry, picture_HWC, np.random.default_rng(0)).shape[:2]
+
+
+def check_size(data: Data, wanted: int):
+    """Raises ValueError unless `data.geometry` ends with pictures of `wanted` x `wanted` pixels."""
+    height, width = size(data)
+    if (height, width) != (wanted, wanted):
         raise ValueError(
-            f"data.geometry ends with pictures of {height}x{width} pixels, but preprocess.size={size}; "
+            f"data.geometry ends with pictures of {height}x{width} pixels, but preprocess.size={wanted}; "
             "give both the same size"
         )
 
@@ -142,6 +148,7 @@ def batches(
     tokenizer: Tokenizer | None,
     *,
     modalities: Collection[str] = ("image", "text"),
+    labels: Callable[[dict[str, Any]], np.ndarray] | None = None,
     start: int = 0,
     process: int = 0,
     processes: int = 1,
@@ -152,6 +159,7 @@ def batches(
         data: what is read.
         tokenizer: for "text"; None where that is no modality.
         modalities: "image" and "text" are prepared where they are among these, `data.fields` always.
+        labels: the array `label` of an example; None leaves it out.
         start, process, processes: where the stream begins, and whose rows.
 
     Raises:
@@ -179,7 +187,7 @@ def batches(
         preparing.check_first(data)
     blank_HWC = np.zeros_like(preparing.first_picture(data)) if "image" in modalities else None
     tokenizer = tokenizer if "text" in modalities else None
-    examples = turns.random_map(preparing.Prepare(data, tokenizer, blank_HWC, replaced))
+    examples = turns.random_map(preparing.Prepare(data, tokenizer, blank_HWC, labels, replaced))
     rows = _Rows(examples, data.batch_size, process, processes)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
     stacked = grain.MapDataset.source(rows).batch(data.batch_size // processes, drop_remainder=True)

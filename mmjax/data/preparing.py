@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from mmjax.data import BadExample, fields, geometry, replacing
+from mmjax.data import BadExample, fields, geometry, replacing, texts
 from mmjax.data.replacing import Replaced
 from mmjax.data.tokenizers import Tokenizer
 
@@ -20,6 +21,7 @@ class Prepare:
     data: Any  # a `pipeline.Data`
     tokenizer: Tokenizer | None  # None: no texts
     blank_HWC: np.ndarray | None  # in place of a picture that is not there; None: no pictures
+    labels: Callable[[dict[str, Any]], np.ndarray] | None  # the array `label`; None: there is none
     replaced: Replaced
 
     def __call__(self, turn: tuple[int, int], rng: np.random.Generator):
@@ -36,7 +38,8 @@ class Prepare:
         return arrays
 
     def _arrays(self, number: int, rng: np.random.Generator):
-        data, example = self.data, self.data.train[number]
+        data = self.data
+        example = data.train[number] if self.blank_HWC is not None else texts(data.train, number)
         absent = {name for name in data.may_lack if not fields.has(example, name)}
         arrays = {f"present/{name}": np.bool_(name not in absent) for name in data.may_lack}
         arrays["id"] = np.int32(example["id"])
@@ -44,6 +47,8 @@ class Prepare:
         if self.tokenizer is not None:
             caption = "" if "text" in absent else data.captions(example, rng)
             arrays["text"] = self.tokenizer([caption])[0]
+        if self.labels is not None:
+            arrays["label"] = self.labels(example)
         if self.blank_HWC is not None:
             arrays["image"] = self.blank_HWC
             if "image" not in absent:

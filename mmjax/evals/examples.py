@@ -56,6 +56,20 @@ class Pictures:
         return self.source[int(self.index_N[at])]["image"]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """Examples `index_N` of a source, read when sliced: a process decodes only what it evaluates."""
+
+    source: Source
+    index_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index_N)
+
+    def __getitem__(self, at: slice) -> list[dict[str, Any]]:
+        return [self.source[int(i)] for i in self.index_N[at]]
+
+
 def check_fields(*, name: str, every_steps: int, limit: int | None) -> None:
     """Checks what evaluators over a source have in common.
 

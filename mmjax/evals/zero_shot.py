@@ -53,7 +53,8 @@ class ZeroShot:
     def __call__(self, embed: Embed) -> Report:
         of, names = self._labelled, self._classes.names
         images = Side(embed["image"](of.pictures), of.label_N, of.pictures)
-        classes = Side(self._embed_classes(embed, names), np.arange(len(names)), names)
+        z_CE = embed_classes(embed, names, self.templates, punctuation=self.punctuation)
+        classes = Side(z_CE, np.arange(len(names)), names)
         found = ranking.rank(images.z_NE, classes.z_NE, query_id_Q=images.id_N, candidate_id_C=classes.id_N)
         top = scores.top(found.rank_Q, of.label_N, classes=len(names))
         metrics = {f"zs_{name}": value for name, value in top.items()}
@@ -81,13 +82,17 @@ class ZeroShot:
         # Read once: the label of every example is needed in every process, pictures are not kept.
         return labelled(self.name, self.source, self._classes, limit=self.limit)
 
-    def _embed_classes(self, embed: Embed, names: tuple[str, ...]) -> np.ndarray:
-        prompts = [template.replace("{}", name) for name in names for template in self.templates]
-        prompts = prompts if self.punctuation else [bare(prompt) for prompt in prompts]
-        prompt_CTE = rearrange(embed["text"](prompts), "(c t) e -> c t e", t=len(self.templates))
-        mean_CE = prompt_CTE.mean(axis=1)
-        # Prompts may cancel out; a class without direction then scores 0 with every picture.
-        return mean_CE / np.maximum(np.linalg.norm(mean_CE, axis=1, keepdims=True), 1e-12)
+
+def embed_classes(
+    embed: Embed, names: tuple[str, ...], templates: tuple[str, ...], *, punctuation: bool = True
+) -> np.ndarray:
+    """Float32 [C, E] of norm 1: each class as the mean of its prompts."""
+    prompts = [template.replace("{}", name) for name in names for template in templates]
+    prompts = prompts if punctuation else [bare(prompt) for prompt in prompts]
+    prompt_CTE = rearrange(embed["text"](prompts), "(c t) e -> c t e", t=len(templates))
+    mean_CE = prompt_CTE.mean(axis=1)
+    # Prompts may cancel out; a class without direction then scores 0 with every picture.
+    return mean_CE / np.maximum(np.linalg.norm(mean_CE, axis=1, keepdims=True), 1e-12)
 
 
 def _galleries(images: Side, classes: Side, found: ranking.Ranked) -> tuple[Gallery, ...]:

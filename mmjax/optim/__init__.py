@@ -116,7 +116,14 @@ def frozen(optim: Optim, params):
     """A tree of bool: what is not trained."""
     if optim.frozen is None:
         return jax.tree.map(lambda _: False, params)
-    return matches("frozen", optim.frozen, params)
+    return matches("optim.frozen", optim.frozen, params)
+
+
+def stop_frozen(optim: Optim, params):
+    """`params`, without a gradient for what is frozen: XLA would compute it, and norms would count it."""
+    return jax.tree.map(
+        lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen(optim, params)
+    )
 
 
 def average(optim: Optim, ema, params, step):
@@ -149,7 +156,7 @@ def _decay(optim: Optim) -> optax.GradientTransformation:
     """Adds the weight decay to a step of learning rate 1."""
 
     def factors(params):
-        decayed = matches("decayed", optim.decayed, params)
+        decayed = matches("optim.decayed", optim.decayed, params)
         of_paths = _multipliers(optim, params, lambda multiplier: multiplier.decay)
         return jax.tree.map(lambda yes, f: optim.weight_decay * f if yes else 0.0, decayed, of_paths)
 
@@ -183,7 +190,7 @@ def _multipliers(optim: Optim, params, of: Callable[[Multiplier], float]):
     """A tree of the product of `of` over all multipliers that name a parameter."""
     factors = jax.tree.map(lambda _: 1.0, params)
     for i, multiplier in enumerate(optim.multipliers):
-        named = matches(f"multipliers.{i}.pattern", multiplier.pattern, params)
+        named = matches(f"optim.multipliers.{i}.pattern", multiplier.pattern, params)
         times = of(multiplier)
         factors = jax.tree.map(lambda f, yes, times=times: f * times if yes else f, factors, named)
     return factors

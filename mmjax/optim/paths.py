@@ -14,6 +14,13 @@ import optax
 
 from mmjax.sharding import layer_axes, path_name
 
+# Trailing axes of a kernel that its inputs and its outputs run over; before them may come layers.
+_KERNELS = (
+    (r"(query|key|value)/kernel$", 1, 2),
+    (r"attention/out/kernel$", 2, 1),
+    (r"(up|down)/kernel$", 1, 1),
+)
+
 _BEFORE = re.compile(r"(^|/)(patch|stem|pieces|positions|class|registers|norm_before)($|/)")
 
 
@@ -33,7 +40,7 @@ def check_pattern(field: str, pattern: str):
 
 
 def matches(field: str, pattern: str, params):
-    """A tree of bool: whether `pattern` occurs in the path of each parameter.
+    """A tree of bool: whether `pattern`, the value of `field` of a config, occurs in each parameter's path.
 
     Raises:
         ValueError: it occurs in none, or in none but those that optax masks, which are frozen.
@@ -44,12 +51,21 @@ def matches(field: str, pattern: str, params):
         which = "parameters that are not frozen" if any(map(_is_masked, all_leaves)) else "parameters"
         paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         some = ", ".join(paths[:8]) + ", ..." * (len(paths) > 8)
-        raise ValueError(f"optim.{field}={pattern!r} matches none of the {which}: {some}")
+        raise ValueError(f"{field}={pattern!r} matches none of the {which}: {some}")
     return found
 
 
 def _is_masked(x) -> bool:
     return isinstance(x, optax.MaskedNode)
+
+
+def kernel_axes(path: str, x) -> tuple[int, int]:
+    """How many of the trailing axes of a kernel its inputs and its outputs run over.
+
+    Of a kernel that is not known by its path the last axis is its outputs, and all others its inputs.
+    """
+    others = (x.ndim - layer_axes(path) - 1, 1)
+    return next((tuple(axes) for pattern, *axes in _KERNELS if re.search(pattern, path)), others)
 
 
 def layer_decay(params, decay: float):

@@ -7,7 +7,6 @@ such class.
 
 import dataclasses
 import math
-import re
 from typing import Literal
 
 import jax
@@ -15,14 +14,10 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from mmjax.optim.paths import check_pattern, map_paths, matches
+from mmjax.optim.paths import check_pattern, kernel_axes, map_paths, matches
 from mmjax.sharding import layer_axes
 
 Moment = Literal["float32", "bfloat16"]
-
-# Trailing axes of a kernel that its inputs and its outputs run over; before them may come layers.
-# Of any other kernel the last axis is its outputs, and all others its inputs.
-_AXES = ((r"(query|key|value)/kernel$", 1, 2), (r"attention/out/kernel$", 2, 1), (r"(up|down)/kernel$", 1, 1))
 
 
 def _check_decays(**fields: float):
@@ -155,7 +150,7 @@ class Muon:
         def kind(path, x, named):
             return "matrices" if named and x.ndim - layer_axes(path) > 1 else "others"
 
-        return map_paths(kind, params, matches("rule.matrices", self.matrices, params))
+        return map_paths(kind, params, matches("optim.rule.matrices", self.matrices, params))
 
 
 Rule = AdamW | Lion | Adafactor | Lamb | Muon
@@ -220,8 +215,7 @@ def _as_large_as_adamw(path: str, step):
 
 
 def _matrix_axes(path: str, x) -> contrib.MuonDimensionNumbers:
-    others = (x.ndim - layer_axes(path) - 1, 1)
-    inputs, outputs = next((axes for pattern, *axes in _AXES if re.search(pattern, path)), others)
+    inputs, outputs = kernel_axes(path, x)
     first = x.ndim - inputs - outputs
     return contrib.MuonDimensionNumbers(
         reduction_axis=tuple(range(first, first + inputs)), output_axis=tuple(range(first + inputs, x.ndim))

@@ -1,8 +1,6 @@
 """Contrastive pretraining: the config of a run, and the run itself."""
 
-import contextlib
 import dataclasses
-import logging
 import pathlib
 from collections.abc import Callable
 
@@ -10,22 +8,20 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from mmjax import config, flops, loop, metrics, optim, own_data, sharding, vocabulary, workdir
-from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.data import REASONS, pipeline
+from mmjax import flops, optim, own_data, sharding, training, vocabulary
+from mmjax.checkpoint import Checkpointing, restore_params
+from mmjax.data import pipeline, tokenizers
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.evaluation import Evaluation, finish
 from mmjax.model import Model, check_marks, check_vocab, encoders
 from mmjax.optim import Optim
 from mmjax.pretrain import accumulation, modalities
 from mmjax.pretrain.loss import loss
-from mmjax.pretrain.step import compile_step, init_state, with_layout
+from mmjax.pretrain.step import init_state, make_step
 from mmjax.sharding import MeshShape
-
-log = logging.getLogger("mmjax")
+from mmjax.training import Training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,20 +45,13 @@ class Pretrain:
 
     def __post_init__(self):
         modalities.check(self)
-        if self.steps < 1 or self.log_every < 1:
-            raise ValueError(f"steps={self.steps} and log_every={self.log_every} must be at least 1")
         if self.accumulate < 1 or self.data.batch_size % self.accumulate:
             raise ValueError(
                 f"accumulate={self.accumulate} does not divide data.batch_size={self.data.batch_size}; use "
                 "one of its divisors"
             )
+        training.check(self)
         optim.learning_rate(self.optim, self.steps)
-        best = self.checkpoint.best_metric
-        watched = [f"val/{e.name}/" for e in self.evals.values() if e.every_steps]
-        if best is not None and not best.startswith(tuple(watched)):
-            raise ValueError(
-                f"checkpoint.best={best!r} is no metric of an evaluator with every_steps: {watched}"
-            )
 
     def run(self, directory: pathlib.Path):
         """What `mmjax.main` calls: `run` of this config."""
@@ -71,6 +60,14 @@ class Pretrain:
     def with_data(self, data: str) -> "Pretrain":
         """This config on other data, a folder or `tfds:NAME`: what `mmjax.main --data` calls."""
         return own_data.with_data(self, data)
+
+    def changes(self, after: "Pretrain") -> str:
+        """One line for people: what `with_data` changed, beside the data."""
+        return own_data.changes(self, after)
+
+    def load(self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool) -> Model:
+        """What `mmjax.load` calls: `load_model` of this config."""
+        return load_model(self, workdir, checkpoints, step, average=average)
 
 
 def run(cfg: Pretrain, directory: pathlib.Path):
@@ -87,62 +84,45 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         check_marks(cfg.towers["text"], cfg.tokenizer)
     modalities.check_statistics(cfg, shapes["params"], sharding.batch_devices(mesh))
     accumulation.check(cfg, mesh, shapes["params"])
-    workdir.claim(directory, cfg)
-    metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
-    log.info("%s", config.show(cfg))
-    with metrics.phase("preparing the data"):
-        for prepared in (cfg.data.train, *cfg.evals.values()):
-            prepared.prepare()
+    training.begin(cfg, directory)
     tokenizer = None
     if cfg.tokenizer is not None:
         tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
-    peak = _peak()
-    with jax.set_mesh(mesh):
-        _train(cfg, directory, mesh, shapes, tokenizer, peak)
-
-
-def _train(cfg: Pretrain, directory: pathlib.Path, mesh: Mesh, shapes, tokenizer: Tokenizer, peak: float):
-    layout = sharding.shardings(mesh, shapes)
+    model = make_model(cfg, tokenizer, mesh, params=None)
     batch = _batch_shapes(cfg, mesh)
-    checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
-    # Before anything is compiled: what is wrong with the data shows here.
-    batches = _batches(cfg, tokenizer, checkpoints.latest() or 0)
-    state, start = _first_state(cfg, mesh, shapes, layout, checkpoints)
-    with metrics.phase("compiling the train step"):
-        step = compile_step(cfg, mesh, layout, shapes, batch)
-    step_flops = model_flops(cfg, shapes["params"], batch)
-    _describe(cfg, shapes["params"], mesh, step_flops)
-    writer = metrics.Writer(directory, resumed_at=start)
-    with contextlib.closing(writer):
-        evaluation = Evaluation(cfg.evals, cfg.steps, writer, best=cfg.checkpoint.best_metric)
-        model = make_model(cfg, tokenizer, mesh, params=None)
 
-        def evaluate(step, state):
-            now = dataclasses.replace(model, params=state.get("ema", state["params"]))
-            return evaluation.run(step, now.embed)
+    def first(layout):
+        return jax.jit(lambda: init_state(cfg, cfg.data.batch_size), out_shardings=layout)()
 
-        loop.fit(
-            loop.Loop(
-                step=step,
-                mesh=mesh,
-                steps=cfg.steps,
-                batch_size=cfg.data.batch_size,
-                log_every=cfg.log_every,
-                flops_per_s=(step_flops, peak),
-                evaluate=evaluate,
-                writer=writer,
-                checkpoints=checkpoints,
-                meta=lambda step: {"next_index": step * cfg.data.batch_size},
-                of_data=lambda step: _replaced(batches, step * cfg.data.batch_size),
-            ),
-            state,
-            batches,
-            start=start,
-        )
-    checkpoints.close()
-    sources = [cfg.data.train, *(evaluator.source for evaluator in cfg.evals.values())]
-    licences = list(dict.fromkeys(source.licence for source in sources if source.licence))
-    finish(directory, cfg, evaluation, licences)
+    def embed(state):
+        return dataclasses.replace(model, params=state.get("ema", state["params"])).embed
+
+    training.train(
+        cfg,
+        directory,
+        Training(
+            mesh=mesh,
+            shapes=shapes,
+            first=first,
+            step=make_step(cfg),
+            batch=batch,
+            batches=lambda start: _batches(cfg, tokenizer, start),
+            flops=lambda: model_flops(cfg, shapes["params"], batch),
+            embed=embed,
+        ),
+    )
+
+
+def load_model(
+    cfg: Pretrain, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+) -> Model:
+    """The model of a run with the weights of a step in its folder `checkpoints`, or their average."""
+    tokenizer = None if cfg.tokenizer is None else tokenizers.load(workdir, cfg.tokenizer)
+    mesh = sharding.make_mesh(MeshShape())
+    shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
+    wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
+    item = "ema" if average and cfg.optim.ema else "params"
+    return make_model(cfg, tokenizer, mesh, restore_params(checkpoints, wanted, step, item=item))
 
 
 def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model:
@@ -157,22 +137,11 @@ def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model
     )
 
 
-def _first_state(cfg, mesh, shapes, layout, checkpoints):
-    """The state to start from and the number of steps it has seen."""
-    latest = checkpoints.latest()
-    if latest is None:
-        return jax.jit(lambda: init_state(cfg, cfg.data.batch_size), out_shardings=layout)(), 0
-    with metrics.phase(f"restoring step {latest}"):
-        state, meta = checkpoints.restore(with_layout(shapes, layout))
-    assert meta["next_index"] == latest * cfg.data.batch_size
-    return state, latest
-
-
 def _batch_shapes(cfg: Pretrain, mesh: Mesh):
     """What one global batch looks like; the channels of pictures are those of the training data."""
     channels = pipeline.channels(cfg.data) if "image" in cfg.towers else 3
     shapes = modalities.batch_shapes(cfg, cfg.data.batch_size, channels)
-    return with_layout(shapes, dict.fromkeys(shapes, sharding.batch_sharding(mesh)))
+    return sharding.with_layout(shapes, dict.fromkeys(shapes, sharding.batch_sharding(mesh)))
 
 
 def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
@@ -184,12 +153,6 @@ def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
         process=jax.process_index(),
         processes=jax.process_count(),
     )
-
-
-def _replaced(batches: pipeline.Batches, end: int) -> dict[str, float]:
-    """Examples replaced since the last call, up to a global index, in all processes: metrics by reason."""
-    found = metrics.summed(batches.replaced.count(end), REASONS)
-    return {f"data/replaced/{reason}": float(count) for reason, count in found.items()}
 
 
 def model_flops(cfg: Pretrain, params, batch) -> int:
@@ -207,18 +170,3 @@ def model_flops(cfg: Pretrain, params, batch) -> int:
         if all(jax.tree.leaves(frozen[name]))
     )
     return 3 * forward - 2 * still
-
-
-def _peak() -> float:
-    """FLOP/s of all devices of all processes at their peak; the devices of a CPU share its cores."""
-    device = jax.local_devices()[0]
-    return flops.peak(device) * (jax.process_count() if device.platform == "cpu" else jax.device_count())
-
-
-def _describe(cfg: Pretrain, params, mesh: Mesh, step_flops: int):
-    for name, tree in params.items():
-        count = sum(x.size for x in jax.tree.leaves(tree))
-        log.info("%-10s %s parameters", name, f"{count:,}")
-    shape = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-    log.info("mesh       %s; %s", shape, mesh.devices.flat[0].device_kind)
-    log.info("step       %d examples, %.2f GFLOP", cfg.data.batch_size, step_flops / 1e9)

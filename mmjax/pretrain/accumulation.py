@@ -12,9 +12,9 @@ import einops
 import jax
 import jax.numpy as jnp
 
-from mmjax import sharding
+from mmjax import optim, sharding
 from mmjax.pretrain import modalities, row_keys
-from mmjax.pretrain.loss import Found, compare, embed, loss, named_keys, trained
+from mmjax.pretrain.loss import Found, compare, embed, loss, named_keys
 
 
 def check(cfg, mesh, params):
@@ -52,11 +52,11 @@ def value_and_grad(cfg, params, batch, key, memory=None):
     def embed_part(params, part):
         rows = len(batch["id"]) // len(parts)
         drawn = {name: row_keys.of_part(key, part, parts=len(parts), rows=rows) for name, key in keys.items()}
-        z, _ = embed(cfg, trained(cfg, params), _part(batch, part, len(parts)), drawn)
+        z, _ = embed(cfg, optim.stop_frozen(cfg.optim, params), _part(batch, part, len(parts)), drawn)
         return z
 
     def compare_all(params, z):
-        (value, metrics), new = compare(cfg, trained(cfg, params), z, batch, memory)
+        (value, metrics), new = compare(cfg, optim.stop_frozen(cfg.optim, params), z, batch, memory)
         return value, (metrics, new)
 
     def pull_back(gradient, part):

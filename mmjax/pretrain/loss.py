@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 def loss(cfg, params, batch, key, memory=None):
     """(the objective's value on a batch, `Found`); `memory` is that of the step before, None at the start."""
-    params = trained(cfg, params)
+    params = optim.stop_frozen(cfg.optim, params)
     z, statistics = embed(cfg, params, batch, named_keys(cfg, key))
     (value, metrics), memory = compare(cfg, params, z, batch, memory)
     return value, Found(metrics, z, statistics, memory)
@@ -38,12 +38,6 @@ def compare(cfg, params, z, batch, memory=None):
     variables = {"params": params["objective"]} | ({"memory": memory} if memory else {})
     found, changed = cfg.objective.apply(variables, z, batch, mutable=["memory"])
     return found, changed.get("memory", {})
-
-
-def trained(cfg, params):
-    """`params`, without a gradient for what is frozen: XLA would compute it, and norms would count it."""
-    frozen = optim.frozen(cfg.optim, params)
-    return jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
 
 
 def named_keys(cfg, key):

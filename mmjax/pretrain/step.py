@@ -8,13 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 
-from mmjax import health, optim, sharding
+from mmjax import health, training
 from mmjax.model import check_embeddings, unit
 from mmjax.pretrain import accumulation, modalities
-from mmjax.towers import batch_norm
 
 
 def init_state(cfg, batch_size: int) -> dict[str, Any]:
@@ -43,39 +41,22 @@ def init_state(cfg, batch_size: int) -> dict[str, Any]:
     params = {name: variables["params"] for name, (_, variables) in made.items()}
     # An objective may have nothing to learn, and mostly has nothing to remember.
     params["objective"] = objective.get("params", {})
-    state = {
-        "params": params,
-        "opt_state": optim.make(cfg.optim, cfg.steps).init(params),
-        "step": jnp.zeros((), jnp.int32),
-        "key": jax.random.key_data(run_key),
-    }
-    if "memory" in objective:
-        state["memory"] = objective["memory"]
-    # A copy: the step is given the memory of both to write into.
-    return state | ({"ema": jax.tree.map(jnp.copy, params)} if cfg.optim.ema else {})
+    state = training.state_of(cfg, params, run_key)
+    return state | ({"memory": objective["memory"]} if "memory" in objective else {})
 
 
 def make_step(cfg) -> Callable:
     """`(state, batch) -> (state, metrics)`, pure: one step of training on one global batch."""
-    tx = optim.make(cfg.optim, cfg.steps)
-    rate = optim.learning_rate(cfg.optim, cfg.steps)
 
     def step(state, batch):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
+        key = training.step_key(state)
         (value, (found, z, statistics, memory)), grads = accumulation.value_and_grad(
             cfg, state["params"], batch, key, state.get("memory")
         )
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
-        new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
+        new, of_update = training.update(cfg, state, grads, statistics)
         if "memory" in state:
             new["memory"] = memory
-        if cfg.optim.ema:
-            new["ema"] = optim.average(cfg.optim, state["ema"], params, state["step"])
-        found |= {"loss": value, "lr": rate(state["step"]), "grad_norm": optax.tree.norm(grads)}
-        for name in params:
-            found[f"grad_norm/{name}"] = optax.tree.norm(grads[name])
-            found[f"update_norm/{name}"] = optax.tree.norm(updates[name])
+        found |= {"loss": value} | of_update
         # Costly, and read only where the loop writes metrics.
         written = (new["step"] % cfg.log_every == 0) | (new["step"] == cfg.steps)
         scale, bias = found.get("scale", 1.0), found.get("bias", 0.0)
@@ -88,12 +69,4 @@ def make_step(cfg) -> Callable:
 
 def compile_step(cfg, mesh: Mesh, layout, shapes, batch):
     """`make_step`, compiled for the mesh; the state keeps its layout and its memory."""
-    jitted = jax.jit(make_step(cfg), donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
-    return jitted.lower(with_layout(shapes, layout), batch).compile()
-
-
-def with_layout(shapes, layout):
-    """A tree of `jax.ShapeDtypeStruct`s that say where they live."""
-    return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout
-    )
+    return training.compile_step(make_step(cfg), mesh, layout, shapes, batch)

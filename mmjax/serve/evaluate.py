@@ -5,14 +5,14 @@ import dataclasses
 import json
 import logging
 import pathlib
-import re
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from mmjax import config, metrics, workdir
 from mmjax.evaluation import Evaluation, finish
-from mmjax.serve import checkpoint_of, config_of, load
+from mmjax.finished import checkpoint_of, config_of, split
+from mmjax.serve import load
 
 log = logging.getLogger("mmjax")
 
@@ -51,11 +51,3 @@ def evaluate(path: str, of_file: Any = None, overrides: list[str] | None = None)
     cfg = dataclasses.replace(trained, evals=evals)
     finish(directory, cfg, evaluation, licences, run=run)
     return directory
-
-
-def split(path: str) -> tuple[pathlib.Path, int | Literal["best"] | None]:
-    """Workdir and checkpoint of `<workdir>[@<step>]`; a directory that is named so is a workdir."""
-    found = re.fullmatch(r"(.+)@(\d+|best)", path)
-    if found is None or pathlib.Path(path).is_dir():
-        return pathlib.Path(path), None
-    return pathlib.Path(found[1]), "best" if found[2] == "best" else int(found[2])

@@ -17,6 +17,14 @@ PAD = 0  # token id of padding
 EOS = 1  # token id that ends every text
 
 
+def lengths(tokens_BS, pad: int | None):
+    """Int32 [B]: where the padding of each text begins; None where none is told from text."""
+    if pad is None:
+        return None
+    ends_S = jnp.arange(1, tokens_BS.shape[1] + 1)
+    return jnp.max(jnp.where(tokens_BS != pad, ends_S, 0), axis=1)
+
+
 class TextTransformer(nn.Module):
     """Pieces -> encoder -> pooled embedding (Radford et al. 2021, arXiv:2103.00020, section 2.4).
 
@@ -52,19 +60,12 @@ class TextTransformer(nn.Module):
         x_BSD = pieces(tokens_BS)
         positions_SD = self.param("positions", nn.initializers.normal(0.01), (self.length, self.width))
         x_BSD = x_BSD + positions_SD[: tokens_BS.shape[1]].astype(x_BSD.dtype)
-        lengths_B = self._lengths(tokens_BS)
+        lengths_B = None if self.pool == "last" else lengths(tokens_BS, self.pad)
         # Under a causal mask padding follows all that counts, so it needs no mask of its own.
         x_BSD = self.encoder(x_BSD, lengths_B=None if self.encoder.causal else lengths_B, train=train)
         x_BSD = nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name="norm")(x_BSD)
         pooled_BD = self._pooled(x_BSD, tokens_BS, lengths_B)
         return Encoded(pooling.project(pooled_BD, self.embed, self.projection), x_BSD)
-
-    def _lengths(self, tokens_BS):
-        """[B]: where the padding of each text begins; None where none is told from text."""
-        if self.pad is None or self.pool == "last":
-            return None
-        ends_S = jnp.arange(1, tokens_BS.shape[1] + 1)
-        return jnp.max(jnp.where(tokens_BS != self.pad, ends_S, 0), axis=1)
 
     def _pooled(self, x_BSD, tokens_BS, lengths_B):
         if self.pool == "eos":

@@ -18,7 +18,7 @@ from mmjax.objectives.queue import Queue
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
 from mmjax.pretrain import accumulation
-from mmjax.pretrain.step import compile_step, init_state, with_layout
+from mmjax.pretrain.step import compile_step, init_state
 
 KEY = jax.random.key(2)
 SIZE = 96
@@ -51,7 +51,7 @@ def last_state(workdir, cfg):
     shapes = jax.eval_shape(lambda: init_state(cfg, 8))
     mesh = sharding.make_mesh(cfg.mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.checkpoint)
-    state, _ = checkpoints.restore(with_layout(shapes, sharding.shardings(mesh, shapes)))
+    state, _ = checkpoints.restore(sharding.with_layout(shapes, sharding.shardings(mesh, shapes)))
     checkpoints.close()
     return jax.device_get(state)
 

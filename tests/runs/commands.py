@@ -16,9 +16,9 @@ from absl import app, flags
 from absl.testing import flagsaver
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from mmjax import config, main, sharding
+from mmjax import checkpoint, config, main, sharding
 from mmjax.checkpoint import Checkpoints
-from mmjax.pretrain.step import init_state, with_layout
+from mmjax.pretrain.step import init_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
@@ -112,7 +112,22 @@ def last_state(workdir):
     mesh = sharding.make_mesh(cfg.mesh)
     shapes = jax.eval_shape(lambda: init_state(cfg, sharding.batch_devices(mesh)))
     checkpoints = Checkpoints(workdir / "checkpoints", cfg.checkpoint)
-    state, _ = checkpoints.restore(with_layout(shapes, sharding.shardings(mesh, shapes)))
+    state, _ = checkpoints.restore(sharding.with_layout(shapes, sharding.shardings(mesh, shapes)))
     checkpoints.close()
-    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return by_path(state)
+
+
+def last_arrays(workdir):
+    """What `last_state` gives, of a run of any kind."""
+    folder = workdir / "checkpoints"
+    step, mesh, state = checkpoint.saved_steps(folder)[-1], sharding.make_mesh(sharding.MeshShape()), {}
+    for item in ("params", "rest"):
+        shapes = checkpoint.saved_shapes(folder, step, item=item)
+        wanted = sharding.with_layout(shapes, jax.tree.map(lambda _: sharding.replicated(mesh), shapes))
+        state[item] = checkpoint.restore_params(folder, wanted, step, item=item)
+    return by_path(state)
+
+
+def by_path(tree):
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {sharding.path_name(path): jax.device_get(leaf).tobytes() for path, leaf in leaves}

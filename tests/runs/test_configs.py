@@ -14,7 +14,9 @@ from mmjax.pretrain.step import init_state, make_step
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 # Evaluators for a run of another config.
 EVALUATING = ("evaluate_fashion",)
-NAMES = [name for name in FILES if name not in EVALUATING]
+# These need a finished run: test_finetune takes steps with what they build.
+FINETUNES = [name for name in FILES if name.startswith("finetune_")]
+NAMES = [name for name in FILES if name not in (*EVALUATING, *FINETUNES)]
 # Published recipes: neither their towers nor their batches fit a machine of tests.
 LARGE = ("clip_b16", "clip_b32", "clip_l14", "clipa_h14", "lit_b16", "siglip2_so400m", "siglip_b16")
 
@@ -39,6 +41,12 @@ def test_a_config_of_evaluators_survives_json_and_says_that_it_does_not_train(na
         cfg.run(tmp_path)
     with pytest.raises(ValueError, match="--data=x needs a config that trains"):
         cfg.with_data("x")
+
+
+@pytest.mark.parametrize("name", FINETUNES)
+def test_a_finetune_builds_and_survives_json(name):
+    cfg = load(name)
+    assert config.from_json(config.to_json(cfg)) == cfg
 
 
 # test_main runs the debug config to its end.

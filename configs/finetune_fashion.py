@@ -1,0 +1,48 @@
+"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, or a head alone.
+
+    python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
+
+`head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
+comparison.
+"""
+
+from configs.finetune_folder import HEADS, RATES, TUNES, Heads, Tunes
+from mmjax.data.geometry import Flip, RandomResizedCrop
+from mmjax.data.pipeline import Data
+from mmjax.data.sources.fashion import Fashion
+from mmjax.evals.classified import Classified
+from mmjax.finetune import Backbone, Classify
+from mmjax.finetune.adapt import Adapt
+from mmjax.optim import Optim
+
+
+def get_config(
+    init_from: str = "runs/quickstart",
+    tune: Tunes = "full",
+    head: Heads = "linear",
+    fresh: bool = False,
+    size: int = 48,
+    steps: int = 1_500,
+    seed: int = 0,
+):
+    train = Fashion(split="train")
+    return Classify(
+        init_from=init_from,
+        tower=Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None)),
+        head=HEADS[head],
+        data=Data(
+            train=train,
+            batch_size=128,
+            geometry=(RandomResizedCrop(size=size, area=(0.7, 1.0)), Flip(prob=0.5)),
+            seed=seed,
+        ),
+        steps=steps,
+        optim=Optim(lr=RATES[tune], warmup_steps=steps // 20, weight_decay=0.05),
+        evals={
+            split: Classified(
+                name=f"fashion_{split}", source=Fashion(split=split), classes=train, every_steps=every_steps
+            )
+            for split, every_steps in (("val", steps // 3), ("test", 0))
+        },
+        seed=seed,
+    )

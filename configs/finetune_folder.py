@@ -1,0 +1,62 @@
+r"""A classifier of your own pictures, one folder a class, from any run with an image tower.
+
+    python -m mmjax.main --config=configs/finetune_folder.py:init_from=runs/quickstart --workdir=runs/mine \
+        --data=photos/
+
+Two tenths of the pictures validate, or a folder `val` beside `train`. `size` is that of the checkpoint's
+pictures.
+"""
+
+from typing import Literal
+
+from mmjax.data import colour
+from mmjax.data.geometry import Flip, RandomResizedCrop
+from mmjax.data.pipeline import Data
+from mmjax.data.sources.folder import Folder
+from mmjax.evals.classified import Classified
+from mmjax.finetune import Backbone, Classify, heads
+from mmjax.finetune.loss import Regular
+from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.optim import Optim
+
+Tunes = Literal["full", "lora", "bias", "head"]
+Heads = Literal["linear", "prompts", "attentive"]
+TUNES = {
+    "full": Full(),
+    "lora": Lora(pattern="kernel$"),
+    "bias": Part(pattern="bias$"),
+    "head": Part(),
+}
+RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2}
+HEADS = {
+    "linear": heads.Linear(),
+    "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),
+    "attentive": heads.Attentive(heads=4),
+}
+
+
+def get_config(
+    init_from: str = "runs/quickstart",
+    tune: Tunes = "full",
+    head: Heads = "linear",
+    size: int = 48,
+    steps: int = 300,
+):
+    splits = (Folder(path="photos", split=split, val_share=0.2, side=2 * size) for split in ("train", "val"))
+    train, val = splits
+    return Classify(
+        init_from=init_from,
+        tower=Backbone(tune=TUNES[tune], frozen_steps=steps // 10),
+        head=HEADS[head],
+        regular=Regular(smoothing=0.1),
+        data=Data(
+            train=train,
+            batch_size=32,
+            geometry=(RandomResizedCrop(size=size, area=(0.6, 1.0)), Flip(prob=0.5)),
+        ),
+        colour=(colour.Jitter(prob=0.5),),
+        steps=steps,
+        optim=Optim(lr=RATES[tune], warmup_steps=steps // 10, weight_decay=0.05),
+        evals={"val": Classified(name="photos_val", source=val, classes=train, every_steps=steps // 3)},
+        log_every=10,
+    )

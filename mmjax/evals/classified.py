@@ -1,0 +1,68 @@
+"""How well a classifier names what a source has. Letters: N examples, C classes."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from mmjax.data import Source
+from mmjax.data.labels import Labels, OneClass
+from mmjax.evals import Embed, Report, classification, scores
+from mmjax.evals.classes import Labelled
+from mmjax.evals.examples import Examples, Pictures, check_fields, readable, spread
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classified:
+    """The metrics of classification of `embed["classes"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...; the
+    confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
+
+    name: str  # data set and split, as metrics name it
+    source: Source
+    classes: Source | None = None  # the training data, whose classes are predicted; None: the source's own
+    labels: Labels = OneClass()
+    every_steps: int = 0  # 0 evaluates after the last step only
+    limit: int | None = None  # examples, evenly spread over the source; None takes all
+
+    def __post_init__(self):
+        check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
+
+    def prepare(self) -> None:
+        """Raises ValueError where the source has a class that is not predicted."""
+        self.source.prepare()
+        if self.classes is not None:
+            self.classes.prepare()
+        self._labels.reader(self.source)
+        scores.require()
+
+    def __call__(self, embed: Embed) -> Report:
+        index_N, target_NC = self._targets
+        probs_NC = embed["classes"](Examples(self.source, index_N))
+        if probs_NC.shape[1] != target_NC.shape[1]:
+            raise ValueError(
+                f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "
+                f"{target_NC.shape[1]}; give `classes` the training data"
+            )
+        if self._labels.several:
+            thresholds = np.asarray(self._labels.thresholds)
+            found = scores.multilabel(probs_NC, target_NC > 0, threshold=thresholds)
+            return Report({f"cls_{name}": value for name, value in found.items()})
+        label_N, names = target_NC.argmax(axis=1), self._labels.names
+        found, diagram = classification.calibration("cls", probs_NC, label_N)
+        found |= classification.metrics("cls", probs_NC, label_N, detail=True)
+        if "image" in embed:
+            of = Labelled(Pictures(self.source, index_N), label_N)
+            return Report(found, (*classification.pictures(probs_NC, of, names), diagram))
+        return Report(found, (classification.confusion(probs_NC, label_N, names), diagram))
+
+    @functools.cached_property
+    def _labels(self) -> Labels:
+        return self.labels.resolved(self.source if self.classes is None else self.classes)
+
+    @functools.cached_property
+    def _targets(self) -> tuple[np.ndarray, np.ndarray]:
+        # Read once: the labels are needed in every process, pictures are not kept.
+        read = self._labels.reader(self.source)
+        found = readable(self.name, self.source, spread(len(self.source), self.limit))
+        index_N, target_NC = zip(*((index, read(example)) for index, example in found), strict=True)
+        return np.array(index_N), np.array(target_NC)

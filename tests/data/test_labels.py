@@ -1,0 +1,83 @@
+"""Labels of examples, and what is refused of them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmjax.data.labels import OneClass, Several, counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Things:
+    """A source of given ids and texts, that refuses to decode pictures."""
+
+    ids: tuple[int, ...] = ()
+    names: dict[int, str] = dataclasses.field(default_factory=dict)
+    said: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self):
+        return max(len(self.ids), len(self.said))
+
+    def texts(self, index):
+        said = self.said[index] if self.said else ("thing",)
+        return {"id": self.ids[index] if self.ids else index, "text": said}
+
+
+ANIMALS = {7: "cat", 3: "dog", 9: "cat"}
+
+
+def test_classes_are_names_in_order_of_their_ids_and_equal_names_are_one():
+    labels = OneClass().resolved(Things(names=ANIMALS))
+    assert labels == OneClass(names=("dog", "cat"))
+    things = Things(ids=(3, 7, 9, 9), names=ANIMALS)
+    rows = [labels.reader(things)(things.texts(i)).tolist() for i in range(4)]
+    assert rows == [[1, 0], [0, 1], [0, 1], [0, 1]]
+    assert counted(labels, things).tolist() == [1, 3]
+
+
+def test_other_data_may_number_the_same_classes_otherwise():
+    labels, other = OneClass(names=("dog", "cat")), Things(ids=(3,), names={3: "cat"})
+    assert labels.reader(other)(other.texts(0)).tolist() == [0, 1]
+
+
+def test_classes_that_are_not_trained_are_refused():
+    with pytest.raises(ValueError, match=r"the data has classes \['cow'\], trained are 2: dog, cat; give"):
+        OneClass(names=("dog", "cat")).reader(Things(names={0: "cow", 1: "dog"}))
+    with pytest.raises(ValueError, match="the data has no classes, trained are 2: dog, cat"):
+        OneClass(names=("dog", "cat")).reader(Things())
+
+
+@pytest.mark.parametrize("names", [{}, {0: "dog"}, {0: "dog", 1: "dog"}], ids=str)
+def test_fewer_than_two_classes_are_refused(names):
+    found = len(set(names.values()))
+    with pytest.raises(ValueError, match=f"the training data has {found} named classes, wanted two or more"):
+        OneClass().resolved(Things(names=names))
+
+
+def test_texts_name_any_number_of_classes():
+    labels = Several(names=("red", "round", "small"))
+    things = Things(said=(("red, small",), ("round", "red"), ("none",), ("small",)))
+    rows = [labels.reader(things)(things.texts(i)).tolist() for i in range(4)]
+    assert rows == [[1, 0, 1], [1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert np.array_equal(counted(labels, things), [2, 1, 2])
+
+
+def test_a_text_that_is_no_class_is_refused_with_its_example():
+    things = Things(said=(("red",), ("blue",)))
+    with pytest.raises(ValueError, match="the example with id 1 is labelled 'blue', which is none of the 1"):
+        counted(Several(names=("red",)), things)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(names=()), "must be one or more different classes"),
+        (dict(names=("a", "a")), "must be one or more different classes"),
+        (dict(names=("a", "b", "c"), thresholds=(0.1, 0.2)), "2 thresholds for 3 classes"),
+        (dict(names=("a",), thresholds=(1.0,)), "are probabilities"),
+    ],
+)
+def test_impossible_values_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Several(**fields)

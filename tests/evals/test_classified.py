@@ -1,0 +1,85 @@
+"""Classification by given probabilities, judged by numbers that can be counted by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mmjax.data.labels import Several
+from mmjax.evals.classified import Classified
+
+LABELS = (0, 0, 1, 1, 2, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Things:
+    """Six examples of three classes; `said` are texts in place of classes."""
+
+    said: tuple[str, ...] = ()
+    names: dict[int, str] = dataclasses.field(default_factory=lambda: {0: "a", 1: "b", 2: "c"})
+    licence: str = ""
+
+    def prepare(self):
+        pass
+
+    def __len__(self):
+        return len(LABELS)
+
+    def __getitem__(self, index):
+        text = self.said[index] if self.said else self.names[LABELS[index]]
+        return {"image": np.full((4, 4, 3), index, np.uint8), "text": (text,), "id": LABELS[index]}
+
+
+def embed(answers):
+    """Says the given class of each example, by its number, with probability 0.8."""
+
+    def predict(examples):
+        rows = [examples[i : i + 1][0]["image"][0, 0, 0] for i in range(len(examples))]
+        return np.stack([np.where(np.arange(3) == answers[row], 0.8, 0.1) for row in rows]).astype(np.float32)
+
+    return {"classes": predict}
+
+
+def metrics(answers, **fields):
+    evaluator = Classified(name="things", source=Things(), **fields)
+    evaluator.prepare()
+    return evaluator(embed(answers)).metrics
+
+
+def test_accuracy_f1_and_calibration_are_those_of_the_answers():
+    found = metrics([0, 0, 1, 2, 2, 0])
+    assert found["cls_acc1"] == pytest.approx(4 / 6) and found["cls_acc1_chance"] == pytest.approx(1 / 3)
+    # a: 2 right of 2, said 3 times; b: 1 of 2, said once; c: 1 of 2, said twice.
+    assert found["cls_f1_macro"] == pytest.approx((4 / 5 + 2 / 3 + 2 / 4) / 3)
+    assert found["cls_ece"] == pytest.approx(abs(0.8 - 4 / 6), abs=1e-6)
+
+
+def test_right_answers_are_perfect():
+    found = metrics(LABELS)
+    assert found["cls_acc1"] == found["cls_f1_macro"] == found["cls_roc_auc"] == 1
+
+
+def test_several_classes_are_cut_at_their_thresholds():
+    labels = Several(names=("a", "b", "c"), thresholds=(0.9, 0.5, 0.05))
+    source = Things(said=("a, c", "c", "b,c", "none", "c", "a"), names={})
+    evaluator = Classified(name="things", source=source, labels=labels)
+    evaluator.prepare()
+    found = evaluator(embed([0, 0, 1, 1, 2, 2])).metrics
+    # a is never said, b where it is the answer, c always.
+    right = [False, True, True, False, True, False]
+    assert found["cls_exact"] == pytest.approx(np.mean(right))
+    assert found["cls_recall_macro"] == pytest.approx((0 + 1 + 1) / 3)
+
+
+def test_data_of_other_classes_is_refused():
+    other = Things(names={0: "a", 1: "b", 2: "d"})
+    with pytest.raises(ValueError, match=r"the data has classes \['d'\], trained are 3: a, b, c; give"):
+        Classified(name="things", source=other, classes=Things()).prepare()
+
+
+def test_answers_of_another_number_of_classes_are_refused():
+    evaluator = Classified(name="things", source=Things())
+    with pytest.raises(
+        ValueError, match="things: 2 classes are predicted, the labels have 3; give `classes`"
+    ):
+        evaluator({"classes": lambda examples: np.zeros((len(examples), 2))})

@@ -1,0 +1,109 @@
+"""The checkpoint contract: what of a workdir is found, and what of it is read."""
+
+import shutil
+
+import debugrun
+import jax
+import numpy as np
+import pytest
+import tensorstore
+
+from mmjax import config, sharding
+from mmjax.checkpoint import Checkpointing, Checkpoints
+from mmjax.finetune import base
+from mmjax.sharding import MeshShape
+
+BIG = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)  # a megabyte that does not compress
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Steps 10 and 20 of a debug run, as eight devices along `data` write them, with a large text tower."""
+    workdir = tmp_path_factory.mktemp("runs") / "debug"
+    state = debugrun.state()
+    params = state["params"] | {"text": {"big": BIG}}
+    state = {"params": params, "opt_state": {"moment": BIG}, "step": np.int32(0)}
+    mesh = sharding.make_mesh(MeshShape())
+    saves = Checkpoints(workdir / "checkpoints", Checkpointing(keep_last=5))
+    for step in (10, 20):
+        moved = state | {"params": jax.tree.map(lambda x, step=step: x + np.float32(step), params)}
+        saves.save(step, jax.device_put(moved, sharding.shardings(mesh, moved)), {"next_index": 16 * step})
+    saves.wait()
+    saves.close()
+    (workdir / "config.json").write_text(config.to_json(debugrun.config()))
+    return workdir
+
+
+def tower_shapes(found, mesh):
+    shapes = {"image": found.shapes()["image"]}
+    return sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
+
+
+def bytes_read():
+    (metric,) = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/bytes_read")
+    return sum(value["value"] for value in metric["values"])
+
+
+def test_a_tower_is_read_on_another_mesh_and_nothing_else_is(workdir):
+    found = base.find(str(workdir))
+    assert found.step == 20 and found.tower("image") == debugrun.config().towers["image"]
+    mesh = sharding.make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
+    wanted = tower_shapes(found, mesh)
+    before = bytes_read()
+    params = found.restore(wanted)
+    read = bytes_read() - before
+    expected = jax.tree.map(lambda x: x + np.float32(20), debugrun.state()["params"]["image"])
+    jax.tree.map(np.testing.assert_array_equal, params["image"], expected)
+    jax.tree.map(
+        lambda x, at: x.sharding.is_equivalent_to(at.sharding, x.ndim) or pytest.fail(at), params, wanted
+    )
+    tower = sum(x.nbytes for x in jax.tree.leaves(expected))
+    # Beside the arrays: the index, and a share of what lies next to them.
+    assert tower / 2 < read < tower + 50_000 < BIG.nbytes / 2
+
+
+def test_shapes_are_told_without_reading_an_array(workdir):
+    before = bytes_read()
+    shapes = base.find(str(workdir)).shapes()
+    assert set(shapes) == {"image", "text", "objective"} and shapes["text"]["big"].shape == BIG.shape
+    assert bytes_read() - before < 50_000
+
+
+def test_what_is_not_needed_may_be_damaged(workdir, tmp_path):
+
+    damaged = shutil.copytree(workdir, tmp_path / "damaged")
+    for path in (damaged / "checkpoints" / "20" / "rest").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\x00" * path.stat().st_size)
+    found = base.find(str(damaged))
+    restored = found.restore(tower_shapes(found, sharding.make_mesh(MeshShape())))
+    assert np.all(np.isfinite(restored["image"]["positions"]))
+
+
+def test_a_step_can_be_named(workdir):
+    found = base.find(f"{workdir}@10")
+    assert (found.step, found.name) == (10, f"{workdir}@10")
+    wanted = tower_shapes(found, sharding.make_mesh(MeshShape()))
+    expected = debugrun.state()["params"]["image"]["positions"] + np.float32(10)
+    np.testing.assert_array_equal(found.restore(wanted)["image"]["positions"], expected)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("", "init_from='': no run in .*; give the --workdir of a training run"),
+        ("nowhere", "init_from='nowhere': no run in .*nowhere: .*config.json is not there; give the"),
+        ("{}@15", r"init_from='.*@15': no weights of step 15 in .*; saved are the steps \[10, 20\]"),
+        ("{}@best", r"init_from='.*@best': no weights in .*/best; saved are the steps \[\]"),
+    ],
+)
+def test_a_run_or_step_that_is_not_there_is_refused(workdir, spec, message):
+    with pytest.raises(ValueError, match=message):
+        base.find(spec.format(workdir))
+
+
+def test_a_tower_that_is_not_there_is_refused(workdir):
+    with pytest.raises(
+        ValueError, match="has no tower for 'audio', only for image, text; ask for one of these"
+    ):
+        base.find(str(workdir)).tower("audio")

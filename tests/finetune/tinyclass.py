@@ -1,0 +1,76 @@
+"""A classification that compiles within a second: a linear tower, three classes, and no files."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mmjax.data.geometry import Preprocess, Resize
+from mmjax.data.labels import OneClass
+from mmjax.data.pipeline import Data
+from mmjax.data.sources.scenes import Scenes
+from mmjax.finetune import Backbone, Classify, heads
+from mmjax.finetune.network import Network
+from mmjax.finetune.step import init_state, make_step
+from mmjax.optim import Optim
+from mmjax.towers import Encoded
+
+SIZE, EMBED = 2, 5
+NAMES = ("a", "b", "c")
+
+
+class Linear(nn.Module):
+    """One dense layer on all pixels; its tokens are the pixels."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        tokens_BSD = jnp.reshape(inputs, (len(inputs), -1, 3))
+        return Encoded(nn.Dense(EMBED, name="head")(jnp.reshape(inputs, (len(inputs), -1))), tokens_BSD)
+
+
+def config(**fields):
+    tower = fields.pop("tower", {})
+    cfg = Classify(
+        init_from="nowhere@1",
+        tower=Backbone(module=Linear(), **tower),
+        head=heads.Linear(classes=3),
+        labels=OneClass(names=NAMES),
+        data=Data(train=Scenes(split="train"), batch_size=8, geometry=(Resize(size=SIZE),)),
+        preprocess=Preprocess(size=SIZE),
+        steps=10,
+        optim=Optim(lr=0.05),
+    )
+    return dataclasses.replace(cfg, **fields)
+
+
+def batch(rows=24, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (rows, SIZE, SIZE, 3), np.uint8),
+        "label": np.eye(3, dtype=np.uint8)[rng.integers(0, 3, rows)],
+        "id": np.arange(rows, dtype=np.int32),
+    }
+
+
+def begun(cfg):
+    """(network, first state, what is fixed) with a tower of seed 0."""
+    network = Network.of(cfg)
+    tower = {"image": network.tower.init(jax.random.key(0), network.examples(1))["params"]}
+    start, fixed = network.tune.start(tower), network.tune.fixed(tower)
+    return network, jax.jit(lambda *parts: init_state(cfg, network, *parts))(start, fixed), fixed
+
+
+def states(cfg, steps, weight_C=None):
+    """The states after 0, 1, 2 ... steps on one batch, and the metrics of each step."""
+    network, state, fixed = begun(cfg)
+    step = jax.jit(make_step(cfg, network, np.ones(3, np.float32) if weight_C is None else weight_C))
+    found, all_metrics = [state], []
+    for _ in range(steps):
+        state, metrics = step(state, batch(), fixed)
+        found.append(state)
+        all_metrics.append(jax.device_get(metrics))
+    return [jax.device_get(state) for state in found], all_metrics

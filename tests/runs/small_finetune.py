@@ -1,0 +1,37 @@
+"""A finetune of seconds in which all is random that can be, on a folder of classes that a test makes."""
+
+from mmjax.checkpoint import Checkpointing
+from mmjax.data.colour import Invert
+from mmjax.data.geometry import Flip, RandomResizedCrop
+from mmjax.data.pipeline import Data
+from mmjax.data.sources.folder import Folder
+from mmjax.evals.classified import Classified
+from mmjax.finetune import Backbone, Classify, heads
+from mmjax.finetune.loss import Regular
+from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.optim import Optim
+
+STEPS, SIZE = 12, 32
+TUNES = {"full": Full(), "lora": Lora(), "bias": Part(pattern="bias$"), "head": Part()}
+HEADS = {"linear": heads.Linear(), "prompted": heads.Prompted(), "attentive": heads.Attentive(heads=2)}
+
+
+def get_config(init_from: str, data: str, tune: str = "full", head: str = "linear", size: int = SIZE):
+    train, val = (Folder(path=data, split=split, val_share=0.3, side=64) for split in ("train", "val"))
+    return Classify(
+        init_from=init_from,
+        tower=Backbone(tune=TUNES[tune], frozen_steps=2),
+        head=HEADS[head],
+        regular=Regular(smoothing=0.1, mixup=0.2, balance="root"),
+        data=Data(
+            train=train,
+            batch_size=16,
+            geometry=(RandomResizedCrop(size=size, area=(0.5, 1.0)), Flip(prob=0.5)),
+        ),
+        colour=(Invert(prob=0.2),),
+        steps=STEPS,
+        optim=Optim(lr=1e-3),
+        checkpoint=Checkpointing(every_steps=3, every_minutes=None),
+        evals={"val": Classified(name="val", source=val, classes=train, every_steps=4)},
+        log_every=1,
+    )

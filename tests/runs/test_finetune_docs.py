@@ -1,0 +1,81 @@
+"""The commands of docs/finetune.md, in their order, on towers and numbers of steps for a test."""
+
+import re
+import shlex
+import shutil
+
+import numpy as np
+import own_pictures
+import pytest
+from commands import ROOT, here, lines
+
+import mmjax
+
+SMALL = ("finetune_folder.py:", "finetune_folder.py:size=32,steps=10,")
+
+
+def commands():
+    text = (ROOT / "docs" / "finetune.md").read_text()
+    for block in re.findall(r"<!-- needs the tutorial -->\n```bash\n(.*?)```", text, flags=re.DOTALL):
+        yield from block.splitlines()
+
+
+@pytest.fixture(scope="module")
+def tutorial(finished, tmp_path_factory):
+    """A folder in which every command has been run, but for the first: a finished run is there already."""
+    root = tmp_path_factory.mktemp("tutorial")
+    for name, caption, image in own_pictures.things(100):
+        paint = caption.split()[1]
+        if paint in ("black", "red", "blue"):
+            (root / "photos" / paint).mkdir(parents=True, exist_ok=True)
+            image.save(root / "photos" / paint / name)
+    first, *others = commands()
+    assert first.endswith("--config=configs/quickstart.py --workdir=runs/quickstart")
+    shutil.copytree(finished.workdir, root / "runs" / "quickstart")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for command in others:
+            given = dict(
+                part.split("=", 1) for part in shlex.split(command.replace(*SMALL))[3:] if "=" in part
+            )
+            flags = [part for part in ("--eval_only", "--data=photos/") if part in command]
+            cfg = f"{ROOT}/{given['--config']}" if "--config" in given else ""
+            assert here(cfg, given["--workdir"], *flags) == 0, command
+        yield root
+
+
+def params(root, run):
+    return mmjax.load(root / "runs" / run).params
+
+
+def test_every_finished_finetune_can_be_used(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial)
+    pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:4]
+    for run in ("mine", "lora", "prompts", "wise", "soup", "merged"):
+        model = mmjax.load(tutorial / "runs" / run)
+        assert model.predict(pictures).shape == (4, 3) and model.names == ("black", "blue", "red")
+
+
+def test_merged_low_rank_changes_say_what_unmerged_ones_say(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial)
+    pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:8]
+    lora, merged = (mmjax.load(tutorial / "runs" / run) for run in ("lora", "merged"))
+    assert set(lora.params) == {"lora", "head"} and set(merged.params) == {"image", "head"}
+    assert any(np.any(x) for x in np.asarray(lora.params["head"]["logits"]["bias"]))
+    np.testing.assert_allclose(merged.predict(pictures), lora.predict(pictures), atol=1e-6)
+    np.testing.assert_allclose(merged.encode(pictures), lora.encode(pictures), atol=1e-6)
+
+
+def test_the_line_ends_at_the_finetune_and_what_is_kept_is_its_middle(tutorial):
+    by_percent = {line["step"]: line for line in lines(tutorial / "runs" / "wise")}
+    assert sorted(by_percent) == list(range(0, 101, 10))
+    (name,) = (name for name in by_percent[100] if name.endswith("_val/cls_acc1"))
+    assert by_percent[100][name] == lines(tutorial / "runs" / "prompts")[-1][name]
+    wise, last = params(tutorial, "wise"), params(tutorial, "prompts")
+    middle, end = (x["head"]["logits"]["bias"] for x in (wise, last))
+    np.testing.assert_allclose(middle, np.asarray(end) / 2, rtol=1e-6)  # it began at zero
+
+
+def test_a_soup_is_the_mean_of_its_parts(tutorial):
+    soup, mine, wise = (params(tutorial, run)["image"]["positions"] for run in ("soup", "mine", "wise"))
+    np.testing.assert_allclose(soup, (np.float64(mine) + wise) / 2, rtol=1e-5, atol=1e-7)
