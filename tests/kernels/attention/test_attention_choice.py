@@ -62,7 +62,9 @@ def test_an_implementation_that_cannot_serve_says_why_and_who_can(
     monkeypatch, name, capability, fields, reason
 ):
     monkeypatch.setattr(devices, "cuda_capability", lambda: capability)
-    with pytest.raises(NotImplementedError, match=f'^{name} .*{reason}.*use implementation="xla"$'):
+    with pytest.raises(
+        NotImplementedError, match=f'^{name} .*{reason}.*use implementation="(xla|pallas_gpu)"$'
+    ):
         choice.choose(name, case(**fields))
 
 
