@@ -2,10 +2,12 @@
 
     python tests/benchmarks/bench_attention.py cpu
     python tests/benchmarks/bench_attention.py gpu > table.md
+    python tests/benchmarks/bench_attention.py sweep
 
 `gpu` times all published lengths and head widths at 6,144 heads in bfloat16, ours beside XLA's, cuDNN's and,
 where torch is installed, its flash and cuDNN attention, forward and with the backward pass. Fractions are of
 what this card's memory and products reach when measured alone. What does not fit or is not served says so.
+`sweep` times the kernels for Hopper with every number of warpgroups that they may have.
 
 Letters: B batch, S positions, X = heads x head width.
 """
@@ -13,6 +15,7 @@ Letters: B batch, S positions, X = heads x head width.
 import argparse
 import functools
 import importlib.util
+import itertools
 import os
 import pathlib
 import statistics
@@ -28,7 +31,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from attending import LENGTHS, WIDTHS  # noqa: E402
 
-from mmjax.kernels.attention import attention  # noqa: E402
+from mmjax.kernels.attention import attention, pallas_gpu  # noqa: E402
+from mmjax.kernels.attention.case import Case  # noqa: E402
 
 HEADS = 12
 CALLS = 10  # of a GPU's in one figure: starting one takes as long as a small kernel
@@ -183,15 +187,44 @@ def on_gpu(args):
                     print("|", " | ".join([str(length), str(width), name, key, *cells]), "|", flush=True)
 
 
+def sweep(args):
+    """A table in Markdown: microseconds a call of each kernel by warpgroups, the rule's choice marked."""
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, B x heads = {args.heads}, bfloat16.\n")
+    print("| S | D | kernel | warpgroups | us: median [range] |")
+    print("|---:|---:|---|---:|---:|", flush=True)
+    for length, width in itertools.product(args.lengths, args.widths):
+        sizes = dict(batch=args.heads // HEADS, queries=length, keys=length, heads=HEADS, width=width)
+        case = Case(**sizes, dtype=jnp.dtype("bfloat16"), scale=width**-0.5)
+        if pallas_gpu.refusal(case) is not None:
+            continue
+        q, k, v, gradient = arrays(case.batch, length, width, case.dtype)
+        masks, chosen = (None, None), pallas_gpu.choose(case)
+        run = functools.partial(pallas_gpu.forward, case, interpret=False, split=chosen)
+        output, kept = jax.jit(run)(q, k, v, *masks)
+        inputs = {"forward": (q, k, v, *masks), "backward": (q, k, v, *masks, output, kept, gradient)}
+        for (name, args_of), counts in zip(inputs.items(), pallas_gpu.splits(case), strict=True):
+            steps = {}
+            for count in counts:
+                split = chosen._replace(**{name: count})
+                run = functools.partial(getattr(pallas_gpu, name), case, interpret=False, split=split)
+                compiled = jax.jit(run).lower(*args_of).compile()
+                steps[count] = functools.partial(
+                    lambda c, a: jax.block_until_ready([c(*a) for _ in range(CALLS)]), compiled, args_of
+                )
+            for count, times in in_turns(steps, rounds=args.rounds, calls=CALLS).items():
+                mark = " (chosen)" if count == getattr(chosen, name) else ""
+                print(f"| {length} | {width} | {name} | {count}{mark} | {spread([s * 1e6 for s in times])} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("where", choices=["cpu", "gpu"])
+    parser.add_argument("where", choices=["cpu", "gpu", "sweep"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--heads", type=int, default=6144, help="of all examples together, on a GPU")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     args = parser.parse_args()
-    on_cpu(args) if args.where == "cpu" else on_gpu(args)
+    {"cpu": on_cpu, "gpu": on_gpu, "sweep": sweep}[args.where](args)
 
 
 if __name__ == "__main__":

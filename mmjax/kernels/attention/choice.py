@@ -3,8 +3,10 @@
 Every implementation is a file with `refusal(case)`. The rule, by platform, takes the first that serves:
 
 - tpu: pallas_tpu, then xla;
-- cuda: pallas_gpu up to `ROW` keys, then cudnn, then xla;
+- cuda: cudnn, then xla;
 - any other: xla.
+
+pallas_gpu is taken where it is asked for: no GPU has timed it yet.
 """
 
 import functools
@@ -20,10 +22,8 @@ log = logging.getLogger("mmjax")
 Implementation = Literal["auto", "pallas_tpu", "pallas_gpu", "cudnn", "xla"]
 
 MEMBERS = {"pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu, "cudnn": cudnn, "xla": xla}
-_ORDER = {"tpu": ("pallas_tpu", "xla"), "cuda": ("pallas_gpu", "cudnn", "xla")}
+_ORDER = {"tpu": ("pallas_tpu", "xla"), "cuda": ("cudnn", "xla")}
 _HOME = {"pallas_tpu": "tpu", "pallas_gpu": "cuda", "cudnn": "cuda"}
-# Keys up to which a row of scores stays in the registers of a Hopper GPU.
-ROW = 256
 
 
 def choose(implementation: Implementation, case: Case) -> dict[Platform | None, str]:
@@ -52,9 +52,7 @@ def choose(implementation: Implementation, case: Case) -> dict[Platform | None, 
 
 
 def _first(platform: Platform | None, case: Case, besides: str | None = None) -> str:
-    order = [name for name in _ORDER.get(platform, ("xla",)) if name != besides and name in MEMBERS]
-    if case.keys > ROW:
-        order = [name for name in order if name != "pallas_gpu"]
+    order = [name for name in _ORDER.get(platform, ("xla",)) if name != besides]
     return next(name for name in order if MEMBERS[name].refusal(case) is None)
 
 

@@ -16,6 +16,7 @@ from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
 SINCE = (0, 11, 2)  # the JAX whose Mosaic GPU these kernels are written for
+HOPPER = 9.0
 LONGEST = 256  # a row of scores in registers
 WIDEST = 128
 
@@ -31,11 +32,9 @@ def refusal(case: Case) -> str | None:
     """Why the kernels cannot serve a case; None: they can."""
     if jax.__version_info__ < SINCE:
         return f"it is written for JAX from {'.'.join(map(str, SINCE))} on, and this is {jax.__version__}"
-    # None where it is compiled for a GPU that is not here, or interpreted.
-    if devices.cuda_capability() not in (None, 9.0):
-        return (
-            f"it is made of instructions of Hopper GPUs, and here is a {jax.local_devices()[0].device_kind}"
-        )
+    capability = devices.cuda_capability()
+    if capability not in (None, HOPPER):
+        return f"it is made for GPUs of compute capability {HOPPER}, and here is one of {capability}"
     if case.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not in {case.dtype}"
     if not case.is_self:
@@ -60,9 +59,8 @@ def splits(case: Case) -> tuple[list[int], list[int]]:
     # dK and dV leave room in the registers for this many columns of tiles of keys.
     owned = 128 // (-(-case.width // 64) * 64)
     whole = (count for count in (1, 2, 3) if steps % count == 0)
-    return [count for count in (1, 2) if count <= steps], [
-        count for count in whole if steps // count <= owned
-    ]
+    forwards, backwards = [1, 2][:steps], [count for count in whole if steps // count <= owned]
+    return forwards, backwards
 
 
 def choose(case: Case) -> Warpgroups:

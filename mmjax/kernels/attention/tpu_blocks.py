@@ -55,7 +55,7 @@ def rule(case: Case, kernel: Kernel) -> Plan:
     size = positions(case)
     most = max(1, min(_HEADS, _SCORES // (size * _up(size, LANES))))
     if kernel == "forward":
-        return Plan(most=most, queries=size, ahead=most)
+        return Plan(most=most, queries=size, ahead=2 * most)
     return Plan(most=most, queries=_up(-(-size // max(1, round(size / _PART))), LANES), ahead=1)
 
 
@@ -66,7 +66,9 @@ def fit(case: Case, plan: Plan) -> Blocks:
     # Putting heads apart moves every array twice; a few more heads than planned cost less.
     apart = min(side_by_side) > 2 * plan.most
     heads = max([n for n in (counts if apart else side_by_side) if n <= plan.most] or [min(side_by_side)])
-    return Blocks(heads=heads, apart=apart, queries=plan.queries, ahead=plan.ahead)
+    queries = min(plan.queries, positions(case))
+    units = heads * -(-positions(case) // queries)
+    return Blocks(heads=heads, apart=apart, queries=queries, ahead=min(plan.ahead, units))
 
 
 def positions(case: Case) -> int:

@@ -12,6 +12,7 @@ queries, are written in turns.
 Letters: S positions, Q a part of them as queries, T all of them as keys, K head width, X heads x K.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from mmjax.kernels.attention.tpu_blocks import Blocks
 from mmjax.kernels.attention.tpu_masks import Masks
 
 _ONES = 16  # rows of a tile of bfloat16
+_SUBLANES = 8  # rows of a register
 
 
 class _Unit(NamedTuple):
@@ -98,7 +100,9 @@ def backward(*refs, case: Case, blocks: Blocks):
 
 
 def _units(masks: Masks, blocks: Blocks):
-    parts = [slice(i, min(i + blocks.queries, masks.size)) for i in range(0, masks.size, blocks.queries)]
+    # A few queries that are left over make no part of their own; of a single one no matrix can be made.
+    starts = [i for i in range(0, masks.size, blocks.queries) if i == 0 or masks.size - i >= _SUBLANES]
+    parts = [slice(i, j) for i, j in itertools.pairwise([*starts, masks.size])]
     hides = masks.of_parts(parts)
     return [
         _Unit(head, part, hide)
@@ -133,6 +137,8 @@ def _scores(case, k_TK, q_KQ):
 
 def _product(x, y, axis=0):
     """x times y, of which `axis` is summed over. The MXU rounds float32 unless asked not to."""
+    if x.shape[1] == 1:  # a single position; the compiler makes no product of it
+        return x.astype(jnp.float32) * y.astype(jnp.float32)
     return lax.dot_general(
         x,
         y,

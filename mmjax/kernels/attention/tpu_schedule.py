@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 SLICES = {"TPU v5 lite": "v5e:2x2", "TPU v6 lite": "v6e:2x2"}
 
 _ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -29,6 +28,7 @@ _NAME = re.compile(r"\d+-(.+?)(?:\.\d+)?-\d+-schedule-analysis_final_bundles\.tx
 
 def prepare(folder: pathlib.Path):
     """Lets libtpu write its schedules to `folder`; to be called before libtpu is loaded."""
+    jax.config.update("jax_platforms", "cpu")
     os.environ.update(_ENVIRONMENT)
     os.environ["LIBTPU_INIT_ARGS"] = (
         f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_emit_annotations=true"

@@ -26,7 +26,7 @@ from mmjax.kernels.attention.tpu_blocks import TABLE, Plan
 
 log = logging.getLogger("mmjax")
 
-# Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16, L/14 at several sizes, So400m, g, H, bigG; texts.
+# Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16, L/14, H/14 and So400m at several sizes, texts.
 SHAPES = (
     "50x12x64",
     "77x8x64:causal",
@@ -65,10 +65,11 @@ def candidates(case: Case, kernel: tpu_blocks.Kernel) -> list[Plan]:
     """The rule's plan, and plans near it."""
     first = tpu_blocks.rule(case, kernel)
     size = tpu_blocks.positions(case)
-    heads = {first.most, max(1, first.most // 2)}
+    heads = {2 * first.most, first.most, max(1, first.most // 2)}
     if kernel == "forward":
-        found = [Plan(most=most, queries=size, ahead=ahead) for most in heads for ahead in (2, most)]
+        found = [Plan(most=most, queries=size, ahead=ahead) for most in heads for ahead in (2, 2 * most)]
     else:
+        heads.discard(2 * first.most)  # takes minutes to compile
         parts = {first.queries, 128, 256} if size > 256 else {first.queries}
         found = [
             Plan(most=most, queries=queries, ahead=ahead)

@@ -12,7 +12,7 @@ import pytest
 from attending import RESULTS, Example
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention import pallas_gpu
+from mmjax.kernels.attention import devices, pallas_gpu
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
@@ -72,6 +72,16 @@ def test_what_the_registers_or_the_copies_do_not_allow_is_refused(monkeypatch, f
 def test_an_older_jax_is_refused(monkeypatch):
     monkeypatch.setattr(pallas_gpu, "SINCE", (1000, 1))
     assert pallas_gpu.refusal(case()).startswith("it is written for JAX from 1000.1 on, and this is ")
+
+
+def test_a_gpu_without_hoppers_instructions_is_refused(monkeypatch):
+    monkeypatch.setattr(pallas_gpu, "SINCE", (0,))
+    found = {}
+    for capability in (None, 8.0, 9.0, 10.0):
+        monkeypatch.setattr(devices, "cuda_capability", lambda capability=capability: capability)
+        found[capability] = pallas_gpu.refusal(case())
+    assert {capability for capability, reason in found.items() if reason is None} == {None, 9.0}
+    assert found[10.0].endswith("made for GPUs of compute capability 9.0, and here is one of 10.0")
 
 
 @pytest.mark.parametrize("width", range(16, 129, 8))

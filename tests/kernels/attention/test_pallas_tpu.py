@@ -1,0 +1,144 @@
+"""What is particular to attention on a TPU: layouts, blocks, and grid steps that may run at the same time."""
+
+import dataclasses
+import functools
+import itertools
+import json
+
+import attending
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from attending import MASKS, Example
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tune_tpu
+from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.tpu_blocks import Blocks, Plan
+
+ALL_MASKS = dict.fromkeys(MASKS, True)
+TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
+
+
+def case_of(example: Example) -> Case:
+    fields = {name: getattr(example, name) for name in ("lengths", "segments", "causal")}
+    return Case(
+        batch=example.batch,
+        queries=example.length,
+        keys=example.length,
+        heads=example.heads,
+        width=example.width,
+        dtype=jnp.dtype(example.dtype),
+        kv_len=example.kept if example.kv_len else None,
+        scale=example.width**-0.5,
+        **fields,
+    )
+
+
+def run(example: Example, blocks: Blocks, interpret=True):
+    """Output and gradients, by `RESULTS`, of the kernels with given blocks."""
+    case, options = case_of(example), example.options
+
+    @jax.jit
+    def both(arrays, *masks):
+        output = pallas_tpu.call("forward", case, blocks, arrays[:3], *masks, interpret=interpret)
+        return *output, *pallas_tpu.call("backward", case, blocks, arrays, *masks, interpret=interpret)
+
+    found = both(example.poisoned, options.get("lengths"), options.get("segment_ids"))
+    return dict(zip(attending.RESULTS, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change", [dict(apart=True, heads=1), dict(apart=True), dict(queries=64), dict(ahead=1)], ids=str
+)
+def test_blocks_change_nothing_but_the_order_of_work(change):
+    example = Example(length=134, **ALL_MASKS | dict(kv_len=False))
+    blocks = Blocks(heads=2, apart=False, queries=134, ahead=2)
+    expected, found = run(example, blocks), run(example, dataclasses.replace(blocks, **change))
+    for name in attending.RESULTS:
+        # Parts of the queries add up to gradients of keys and values in another order.
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=2e-6, err_msg=name)
+
+
+def races(capfd, function) -> bool:
+    """Whether steps that run at the same time touch the same memory; JAX 0.10 prints it, 0.12 raises."""
+    try:
+        jax.block_until_ready(function())
+    except Exception as error:
+        if "RACE DETECTED" not in str(error):
+            raise
+        return True
+    finally:
+        pltpu.reset_tpu_interpret_mode_state()
+    return "RACE DETECTED" in capfd.readouterr().out
+
+
+def test_grid_steps_on_two_cores_do_not_race(capfd):
+    example = Example(length=24, heads=4, batch=2, **ALL_MASKS)
+    blocks = Blocks(heads=2, apart=False, queries=24, ahead=1)
+    assert not races(capfd, lambda: run(example, blocks, TWO_CORES))
+
+
+def test_a_race_would_be_seen(capfd):
+    def same_place(x_ref, y_ref):
+        y_ref[...] = x_ref[...] + pl.program_id(0)
+
+    one_block = pl.BlockSpec((8, 128), lambda i: (0, 0))
+    function = pl.pallas_call(
+        same_place,
+        grid=(4,),
+        in_specs=[one_block],
+        out_specs=one_block,
+        out_shape=jax.ShapeDtypeStruct((8, 128), jnp.float32),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
+        interpret=TWO_CORES,
+    )
+    assert races(capfd, functools.partial(function, jnp.ones((8, 128))))
+
+
+@pytest.mark.parametrize("length", attending.LENGTHS)
+@pytest.mark.parametrize("device", ("TPU v5 lite", "TPU v6 lite", "cpu"))
+def test_blocks_are_legal_and_bounded_for_every_number_of_heads(device, length):
+    for heads, width in itertools.product((1, 2, 3, 6, 8, 12, 16), attending.WIDTHS):
+        case = case_of(Example(length=length, heads=heads, width=width, dtype="bfloat16"))
+        for kernel in ("forward", "backward"):
+            blocks = tpu_blocks.blocks(case, kernel, device)
+            assert heads % blocks.heads == 0
+            # A block's lanes fill registers, or are all that the array has.
+            assert blocks.apart or blocks.heads == heads or blocks.heads * width % 128 == 0
+            assert blocks.queries == length or blocks.queries % 128 == 0
+            # Of float32: scores and their gradient of all heads of a step, in 100 MiB.
+            assert 2 * 4 * blocks.heads * length * (length + 127) <= 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    "heads, width, most, expected",
+    [
+        (12, 64, 4, (4, False)),
+        (12, 64, 1, (2, False)),  # a few more than planned, rather than moving every array
+        (3, 64, 2, (3, False)),  # all there are
+        (16, 80, 8, (8, False)),
+        (16, 96, 6, (4, False)),
+        (16, 104, 8, (16, False)),
+        (16, 72, 2, (2, True)),
+        (12, 88, 5, (4, True)),
+        (1, 72, 8, (1, False)),
+    ],
+)
+def test_heads_lie_side_by_side_where_they_fill_lanes(heads, width, most, expected):
+    case = case_of(Example(length=50, heads=heads, width=width))
+    blocks = tpu_blocks.fit(case, Plan(most=most, queries=128, ahead=1))
+    assert (blocks.heads, blocks.apart) == expected
+
+
+def test_the_table_is_taken_where_it_has_the_case_and_says_on_what_it_was_made():
+    for row in json.loads(tpu_blocks.TABLE.read_text())["rows"]:
+        assert {"jax", "libtpu"} <= set(row["made"].replace(",", "").split())
+        case = tune_tpu.case_of(f"{row['positions']}x16x{row['width']}:{row['masks']}")
+        found = tpu_blocks.blocks(case, row["kernel"], row["device"])
+        assert found == tpu_blocks.fit(case, Plan(**row["plan"]))
+        # Padding that is cut off leaves the same work.
+        padded = dataclasses.replace(case, queries=1024, keys=1024, kv_len=case.keys)
+        assert tpu_blocks.blocks(padded, row["kernel"], row["device"]) == found
