@@ -91,9 +91,8 @@ def test_a_kill_leaves_no_trace(tuned, spec, tmp_path):
 def test_a_checkpoint_of_a_part_holds_the_part_alone_and_goes_on(tune, tuned, spec, finished, tmp_path):
     workdir = tmp_path / tune
     assert here(spec(f"tune={tune}"), workdir) == 0
-    (held,) = ({path.name for path in (workdir / "checkpoints" / "12").iterdir()} & {"params"},)
     names = set(checkpoint.saved_shapes(workdir / "checkpoints", 12))
-    assert held and names == {"lora": {"lora", "head"}, "bias": {"image", "head"}, "head": {"head"}}[tune]
+    assert names == {"lora": {"lora", "head"}, "bias": {"image", "head"}, "head": {"head"}}[tune]
     size = {run: sum(map(len, last_arrays(run).values())) for run in (workdir, tuned)}
     assert size[workdir] < size[tuned] / 2
     before = last_arrays(workdir)
@@ -146,13 +145,12 @@ def test_a_head_of_prompts_begins_as_zero_shot_classification(spec, finished, ph
 
 def test_another_resolution_resizes_positions_and_says_so(spec, tmp_path, capsys):
     workdir = tmp_path / "larger"
-    sizes = ["preprocess=None"]
     cfg = config.load(spec("size=48"))
     there = base.find(cfg.init_from).config.preprocess
     cfg = dataclasses.replace(cfg, preprocess=dataclasses.replace(there, size=48), steps=1)
     cfg = dataclasses.replace(cfg, tower=dataclasses.replace(cfg.tower, frozen_steps=0))
     cfg.run(workdir)
-    assert sizes and "resized  image/positions [16, 32] -> [36, 32]" in capsys.readouterr().out
+    assert "resized  image/positions [16, 32] -> [36, 32]" in capsys.readouterr().out
     assert mmjax.load(workdir).network.preprocess.size == 48
 
 
@@ -191,7 +189,7 @@ BAD = {
         "tower.tune.pattern='none' matches none of the parameters",
     ),
     "freeze all": (["optim.frozen=."], {}, "optim.frozen='.' freezes everything; leave something to train"),
-    "fresh nothing": (["tower.adapt.fresh=none"], {}, "adapt.fresh='none' names none of image/"),
+    "fresh nothing": (["tower.adapt.fresh=nothing"], {}, "adapt.fresh='nothing' names none of image/"),
     "no such modality": (["tower.modality=audio"], {}, "modality='audio' is not classified yet; use 'image'"),
     "mixed texts": (["tower.modality=text"], {}, "mixup=0.2 mixes pictures; set regular.mixup=0 for texts"),
     "batch": (["data.batch_size=12"], {}, "batch_size=12 does not divide over 8 devices"),
@@ -229,7 +227,7 @@ def test_a_class_that_only_validates_is_refused(spec, photos, tmp_path, capsys):
 def test_pictures_without_classes_are_refused(spec, tmp_path, capsys):
     own_pictures.pairs(tmp_path / "pairs", 40)
     line = refusal(capsys, spec(data=tmp_path / "pairs"), tmp_path / "run")
-    assert "0 named classes, wanted two or more; give each class a folder" in line or "no classes" in line
+    assert "0 named classes, wanted two or more; give each class a folder" in line
 
 
 def test_a_tower_that_the_checkpoint_lacks_is_refused(spec, tuned, tmp_path, capsys):
