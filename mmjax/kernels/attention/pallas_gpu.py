@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention import pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
+from mmjax.kernels.attention import devices, pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
@@ -31,7 +31,8 @@ def refusal(case: Case) -> str | None:
     """Why the kernels cannot serve a case; None: they can."""
     if jax.__version_info__ < SINCE:
         return f"it is written for JAX from {'.'.join(map(str, SINCE))} on, and this is {jax.__version__}"
-    if jax.default_backend() == "gpu" and jax.local_devices()[0].compute_capability != "9.0":
+    # None where it is compiled for a GPU that is not here, or interpreted.
+    if devices.cuda_capability() not in (None, 9.0):
         return (
             f"it is made of instructions of Hopper GPUs, and here is a {jax.local_devices()[0].device_kind}"
         )

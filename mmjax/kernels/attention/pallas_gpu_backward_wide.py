@@ -1,8 +1,8 @@
 """Attention on Hopper, backward, for heads whose gradients do not fit the registers all at once.
 
 In two sweeps, so that scores and slopes are made twice, seven products in all: first the tiles of queries,
-one by one, against all keys for dQ; then the tiles of keys against all queries for dK and dV. A warpgroup needs
-nothing of what another one finds, so that two runs are equal to the bit. Letters: `pallas_gpu_tiles.py`.
+one by one, against all keys for dQ; then the tiles of keys against all queries for dK and dV. A warpgroup
+needs nothing of what another one finds: two runs are equal to the bit. Letters: `pallas_gpu_tiles.py`.
 """
 
 import jax
