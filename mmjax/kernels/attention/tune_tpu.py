@@ -65,11 +65,10 @@ def candidates(case: Case, kernel: tpu_blocks.Kernel) -> list[Plan]:
     """The rule's plan, and plans near it."""
     first = tpu_blocks.rule(case, kernel)
     size = tpu_blocks.positions(case)
-    heads = {2 * first.most, first.most, max(1, first.most // 2)}
+    heads = {first.most, max(1, first.most // 2)}
     if kernel == "forward":
         found = [Plan(most=most, queries=size, ahead=ahead) for most in heads for ahead in (2, 2 * most)]
     else:
-        heads.discard(2 * first.most)  # takes minutes to compile
         parts = {first.queries, 128, 256} if size > 256 else {first.queries}
         found = [
             Plan(most=most, queries=queries, ahead=ahead)
