@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 from commands import DEBUG, here, lines
@@ -29,17 +30,23 @@ def get_config():
 """
 
 
+@pytest.fixture(scope="module")
+def run(finished, tmp_path_factory):
+    """A finished run's directory, to write into."""
+    return shutil.copytree(finished.workdir, tmp_path_factory.mktemp("judged") / "finished")
+
+
 def alone(workdir, *arguments):
     """Exit code of the command without --config."""
     return here("", workdir, "--eval_only", *arguments)
 
 
-def test_the_runs_own_evaluators_find_again_what_they_found(finished, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in finished.workdir.iterdir() if path.is_file()}
-    assert alone(finished.workdir) == 0
-    folder = finished.workdir / "eval_20"
+def test_the_runs_own_evaluators_find_again_what_they_found(run, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.is_file()}
+    assert alone(run) == 0
+    folder = run / "eval_20"
     (found,) = lines(folder)
-    of_run = next(line for line in lines(finished.workdir) if "val/scenes_test/i2t_r1" in line)
+    of_run = next(line for line in lines(run) if "val/scenes_test/i2t_r1" in line)
     assert found == {
         name: value for name, value in of_run.items() if not name.startswith(("train/", "perf/"))
     }
@@ -48,10 +55,10 @@ def test_the_runs_own_evaluators_find_again_what_they_found(finished, tmp_path):
     assert "eval_20" in page and "Loss" in page and "picture → caption" in page
 
 
-def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(finished, tmp_path):
+def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(run, tmp_path):
     (tmp_path / "others.py").write_text(OTHERS)
-    assert here(tmp_path / "others.py", f"{finished.workdir}@10", "--eval_only", "evals.health.limit=10") == 0
-    folder = finished.workdir / "eval_10"
+    assert here(tmp_path / "others.py", f"{run}@10", "--eval_only", "evals.health.limit=10") == 0
+    folder = run / "eval_10"
     (found,) = lines(folder)
     assert found["step"] == 10 and "val/scenes_val/i2t_r1" in found
     assert found["val/scenes_val/rank_image"] <= 10
@@ -62,8 +69,8 @@ def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(finished, t
     assert results["health"]["pretrained"] == "step_10" and results["health"]["model"] == "finished"
 
 
-def test_a_training_run_writes_its_results_too(finished):
-    (path,) = (finished.workdir / "results").iterdir()
+def test_a_training_run_writes_its_results_too(run):
+    (path,) = (run / "results").iterdir()
     assert json.loads(path.read_text())["dataset"] == "scenes_test"
 
 
@@ -79,13 +86,13 @@ def test_a_training_run_writes_its_results_too(finished):
         ("", [], "--eval_only needs --workdir"),
     ],
 )
-def test_a_mistake_is_named_before_anything_is_evaluated(finished, capsys, path, arguments, message):
-    assert alone(path.format(finished.workdir), *arguments) == 78
+def test_a_mistake_is_named_before_anything_is_evaluated(run, capsys, path, arguments, message):
+    assert alone(path.format(run), *arguments) == 78
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_config_file_that_is_wrong_is_named(finished, capsys):
-    assert here(DEBUG, finished.workdir, "--eval_only", "evals.tset.limit=3") == 78
+def test_a_config_file_that_is_wrong_is_named(run, capsys):
+    assert here(DEBUG, run, "--eval_only", "evals.tset.limit=3") == 78
     assert "tset" in capsys.readouterr().err
 
 

@@ -75,6 +75,7 @@ def test_the_workdir_says_all_that_came_from_the_checkpoint_and_the_data(tuned, 
     assert "22 of 22 parameters of the tower are restored as they are" in (tuned / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_trace(tuned, spec, tmp_path):
     workdir = tmp_path / "killed"
     for step in (4, 8):
@@ -87,7 +88,9 @@ def test_a_kill_leaves_no_trace(tuned, spec, tmp_path):
     assert last_arrays(workdir) == last_arrays(tuned)
 
 
-@pytest.mark.parametrize("tune", ["lora", "bias", "head"])
+@pytest.mark.parametrize(
+    "tune", ["lora", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bias", "head"))]
+)
 def test_a_checkpoint_of_a_part_holds_the_part_alone_and_goes_on(tune, tuned, spec, finished, tmp_path):
     workdir = tmp_path / tune
     assert here(spec(f"tune={tune}"), workdir) == 0

@@ -26,6 +26,7 @@ def test_the_workdir_holds_all_that_is_promised(finished):
         "log.txt",
         "metrics.jsonl",
         "report.html",
+        "results",
         "tokenizer.model",
     }
     assert saved_steps(finished.workdir / "checkpoints") == [10, 20]
