@@ -54,8 +54,8 @@ def cycles(device, *shapes):
 
 
 def matrix_floor(device, positions, width):
-    """Cycles of the products alone, two forward and five backward, where only the width of a head leaves the
-    matrix units (four of 128 x 128 in a v5e, of 256 x 256 in a v6e) partly empty."""
+    """Cycles of the products alone, two forward and five backward, if in each of them the width of a head
+    leaves the matrix units (four of 128 x 128 in a v5e, of 256 x 256 in a v6e) partly empty."""
     side = {V5E: 128, V6E: 256}[device]
     product = positions**2 * (-(-width // side) * side) / (4 * side**2)
     return 2 * product, 5 * product
