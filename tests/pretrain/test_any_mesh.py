@@ -40,7 +40,7 @@ def alone(name):
 
 
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ["infonce", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_steps_on_any_mesh_are_those_on_one_device(name, sizes):
     cfg, state = start(name)
     mesh = tinyclip.mesh_of(sizes)

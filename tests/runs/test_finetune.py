@@ -124,6 +124,7 @@ def test_a_finished_finetune_gives_probabilities_of_its_classes(tuned, photos):
     np.testing.assert_allclose(np.linalg.norm(model.encode(pictures), axis=1), 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_full_finetune_needs_the_run_it_began_with_no_more(spec, finished, photos, tmp_path):
     parent = shutil.copytree(finished.workdir, tmp_path / "parent")
     workdirs = {tune: tmp_path / tune for tune in ("full", "head")}
@@ -157,6 +158,7 @@ def test_another_resolution_resizes_positions_and_says_so(spec, tmp_path, capsys
     assert mmjax.load(workdir).network.preprocess.size == 48
 
 
+@pytest.mark.slow
 def test_a_finetune_can_begin_with_a_finetune(spec, tuned, tmp_path):
     workdir = tmp_path / "again"
     assert here(spec(init_from=tuned), workdir, "steps=1", "tower.frozen_steps=0", "optim.lr=1e-30") == 0
@@ -164,6 +166,7 @@ def test_a_finetune_can_begin_with_a_finetune(spec, tuned, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *towers)
 
 
+@pytest.mark.slow
 def test_an_attentive_probe_runs(spec, tmp_path):
     assert here(spec("head=attentive", "tune=head"), tmp_path / "run", "steps=2") == 0
     assert "train/loss" in lines(tmp_path / "run")[0]
