@@ -100,22 +100,7 @@ class Several:
         return read
 
 
-@dataclasses.dataclass(frozen=True)
-class Pairs:
-    """Does the text belong to the picture: of every example of a source it does."""
-
-    names: ClassVar[tuple[str, ...]] = ("no", "yes")
-    several: ClassVar[bool] = False
-
-    def resolved(self, source: Source) -> "Pairs":
-        return self
-
-    def reader(self, source: Source) -> Callable[[dict[str, Any]], np.ndarray]:
-        """An example of any source as uint8 [2]."""
-        return lambda example: _row(2, [1])
-
-
-Labels = OneClass | Several | Pairs
+Labels = OneClass | Several
 
 
 def counted(labels: Labels, source: Source) -> np.ndarray:

@@ -17,6 +17,7 @@ hold only a part of a tower. Nothing here imports `mmjax.pretrain`.
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.tasks import Task
 
-__all__ = ["Backbone", "Classifier", "Classify", "Task"]
+__all__ = ["Backbone", "Classifier", "Classify", "Matching", "Task"]

@@ -6,7 +6,8 @@ themselves find similar. Letters: B batch, P pairs, E embedding.
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,22 @@ import numpy as np
 from flax import linen as nn
 
 from mmjax.data import Source
-from mmjax.data.labels import Pairs
 from mmjax.finetune import heads, loss
+from mmjax.model import unit
+
+MODALITIES = ("image", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """A labelling: does the text belong to the picture? Of every example of a source it does."""
+
+    names: ClassVar[tuple[str, ...]] = ("no", "yes")
+    several: ClassVar[bool] = False
+
+    def reader(self, source: Source) -> Callable[[dict[str, Any]], np.ndarray]:
+        """An example of any source as uint8 [2]."""
+        return lambda example: np.array([0, 1], np.uint8)
 
 
 class Paired(NamedTuple):
@@ -25,6 +40,11 @@ class Paired(NamedTuple):
     text_P: jax.Array
     target_P: jax.Array  # float32, 1 where the two belong together
     weight_P: jax.Array  # float32, 0 where the batch had nothing wrong for a row
+
+    def rows(self, by_modality):
+        """What towers say of a batch, or of its lengths, for every pair."""
+        row_P = {"image": self.image_P, "text": self.text_P}
+        return {name: jax.tree.map(lambda x, name=name: x[row_P[name]], by_modality[name]) for name in row_P}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,14 +72,14 @@ class Matching:
         """Float32 [2]."""
         return np.ones(2, np.float32)
 
-    def paired(self, key, image_BE, text_BE, id_B) -> Paired:
-        """The pairs of a batch.
+    def paired(self, key, encoded, id_B) -> Paired:
+        """The pairs of a batch, drawn by the cosines of what the towers say of it.
 
         Args:
-            image_BE, text_BE: unit-norm embeddings; no gradient flows through the choice.
+            encoded: of pictures and texts, by modality; no gradient flows through the choice.
             id_B: pictures and texts of one id belong together.
         """
-        logits_BB = similarities(self.scale, image_BE, text_BE, id_B)
+        logits_BB = similarities(self.scale, *(encoded[name].embedding_BE for name in MODALITIES), id_B)
         text_key, image_key = jax.random.split(key)
         own_B = jnp.arange(len(id_B))
         wrong_B = jnp.any(jnp.isfinite(logits_BB), axis=1).astype(jnp.float32)
@@ -70,11 +90,11 @@ class Matching:
             weight_P=jnp.concatenate([jnp.ones_like(wrong_B), wrong_B, wrong_B]),
         )
 
-    def loss(self, logits_P2, pairs: Paired):
-        """Cross-entropy, the mean over all pairs that there are."""
+    def loss(self, logits_P2, pairs: Paired, weight_C):
+        """Cross-entropy, the mean over all pairs that there are; `weight_C` of no and yes."""
         target_P2 = jnp.stack([1 - pairs.target_P, pairs.target_P], axis=1)
         of_pair_P2 = pairs.weight_P[:, None] * len(pairs.weight_P) / jnp.sum(pairs.weight_P)
-        return loss.cross_entropy(logits_P2, target_P2, of_pair_P2, smoothing=0.0)
+        return loss.cross_entropy(logits_P2, target_P2, of_pair_P2 * weight_C, smoothing=0.0)
 
     def accuracy(self, logits_P2, pairs: Paired):
         """The share of right answers among all pairs that there are."""
@@ -84,6 +104,6 @@ class Matching:
 
 def similarities(scale: float, image_BE, text_BE, id_B):
     """Float32 [B, B], picture by text: logits of how likely each pair is drawn; -inf for those of one id."""
-    image_BE, text_BE = jax.lax.stop_gradient((image_BE, text_BE))
+    image_BE, text_BE = jax.lax.stop_gradient((unit(image_BE), unit(text_BE)))
     logits_BB = scale * jnp.dot(image_BE, text_BE.T, preferred_element_type=jnp.float32)
     return jnp.where(id_B[:, None] == id_B[None, :], -jnp.inf, logits_BB)
