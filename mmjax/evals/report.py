@@ -33,7 +33,7 @@ _CURVES = (  # key, title, unit, factor
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )
-_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours"}
+_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours", "rel": "maps"}
 _WORDS = {"acc1": "top-1", "acc5": "top-5", "mpcr": "mean class recall", "ece": "calibration error"}
 _WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 

@@ -15,7 +15,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.model import Model, check_marks, check_vocab, encoders
+from mmjax.model import Model, check_marks, check_vocab, encoders, relevance_maps
 from mmjax.optim import Optim
 from mmjax.pretrain import accumulation, modalities
 from mmjax.pretrain.loss import loss
@@ -132,6 +132,7 @@ def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model
         tokenizer=tokenizer,
         params=params,
         encoders=encoders(cfg.towers, cfg.preprocess, mesh),
+        maps=relevance_maps(cfg.towers, cfg.preprocess, mesh),
         mesh=mesh,
         config=cfg,
     )
