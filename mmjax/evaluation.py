@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -32,6 +33,22 @@ class Evaluate:
 
     def with_data(self, data: str) -> "Evaluate":
         raise ValueError(f"--data={data} needs a config that trains, whose sizes the data is prepared for")
+
+
+def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
+    """Raises ValueError where an evaluator needs a function that the model does not have.
+
+    Args:
+        functions: of the model, those that evaluators would be given.
+    """
+    functions = sorted(functions)
+    for label, evaluator in evals.items():
+        missing = [name for name in evaluator.needs if name not in functions]
+        if missing:
+            raise ValueError(
+                f"evals.{label} ({type(evaluator).__name__}) needs {missing[0]!r}, of a model that has "
+                f"{', '.join(functions)}; leave this evaluator out, or take another model"
+            )
 
 
 class Evaluation:

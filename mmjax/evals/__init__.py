@@ -19,8 +19,8 @@ so that a process reads its own part of it. Rows come back in order, exact for a
 the mesh. `probs`, where there is one: embeddings of pictures [N, E] and of texts [M, E] -> [N, M], how
 probable each text is for each picture. `relevance`, where the picture tower has maps: pictures and as many
 texts -> float32 [N, h, w], how much each place of a picture, as `seen` shows it, speaks for its text; `seen`:
-pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned classifier has `classes`: sequence of examples as sources
-give them -> probabilities [N, C]."""
+pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned classifier has `classes`: sequence
+of examples as sources give them -> probabilities [N, C]."""
 
 
 class Match(NamedTuple):
@@ -110,6 +110,7 @@ class Evaluator(Protocol):
     name: str  # data set and split as metrics name it: `val/<name>/i2t_r1`
     source: Source  # the pictures and texts it evaluates on
     every_steps: int  # between evaluations in the loop; 0 evaluates after the last step only
+    needs: tuple[str, ...]  # functions of `embed` without which it cannot do; no field, as `ClassVar` says
 
     def prepare(self) -> None:
         """Makes its data ready, before the first step; raises ValueError with the remedy where it cannot."""

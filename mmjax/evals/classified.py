@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class Classified:
     labels: Labels = OneClass()
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
+    needs: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

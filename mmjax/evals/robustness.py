@@ -68,6 +68,10 @@ class Robustness:
     def source(self) -> Source:
         return self.evaluator.source
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.evaluator.needs
+
     def prepare(self) -> None:
         self.evaluator.prepare()
 

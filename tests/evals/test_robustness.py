@@ -1,6 +1,7 @@
 """Robustness: another evaluator's metrics on corrupted pictures."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ class Mean:
     source: Noise = Noise("test")
     train: Noise = Noise("train")
     every_steps: int = 0
+    needs: ClassVar[tuple[str, ...]] = ("image",)
 
     def prepare(self):
         pass
