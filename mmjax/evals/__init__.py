@@ -90,7 +90,19 @@ class Curve(NamedTuple):
     spread: dict[str, np.ndarray] = {}  # standard deviation of a line's values
 
 
-Picture = Gallery | Heatmap | Confusion | Reliability | Curve
+class TradeOff(NamedTuple):
+    """One value against another, along a line of models that trades them."""
+
+    title: str
+    note: str
+    across: str  # what `x` is
+    up: str  # what `y` is
+    x: np.ndarray
+    y: np.ndarray
+    labels: tuple[str, ...]  # of the points, in the order in which a line joins them
+
+
+Picture = Gallery | Heatmap | Confusion | Reliability | Curve | TradeOff
 
 
 class Report(NamedTuple):
