@@ -19,8 +19,8 @@ so that a process reads its own part of it. Rows come back in order, exact for a
 the mesh. `probs`, where there is one: embeddings of pictures [N, E] and of texts [M, E] -> [N, M], how
 probable each text is for each picture. `relevance`, where the picture tower has maps: pictures and as many
 texts -> float32 [N, h, w], how much each place of a picture, as `seen` shows it, speaks for its text; `seen`:
-pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned classifier has `classes`: sequence
-of examples as sources give them -> probabilities [N, C]."""
+pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned classifier has `classes/<task>`:
+sequence of examples as sources give them -> probabilities [N, C]."""
 
 
 class Match(NamedTuple):
