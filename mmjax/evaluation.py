@@ -51,6 +51,19 @@ def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
             )
 
 
+def licences(*parts: Any) -> list[str]:
+    """Of all data that evaluators, or sources, name: what a probe is fitted on, too; each once."""
+    found: dict[str, None] = {}
+    left = list(parts)
+    while left:
+        part = left.pop(0)
+        if dataclasses.is_dataclass(part):
+            if hasattr(part, "licence"):
+                found[part.licence] = None
+            left += [getattr(part, field.name) for field in dataclasses.fields(part)]
+    return [licence for licence in found if licence]
+
+
 class Evaluation:
     """The evaluators of a run and the last report of each, by label."""
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import numpy as np
 
@@ -25,10 +24,13 @@ class Classified:
     labels: Labels = OneClass()
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
-    needs: ClassVar[tuple[str, ...]] = ("classes",)
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (f"classes/{self.task}",)
 
     def prepare(self) -> None:
         """Raises ValueError where the source has a class that is not predicted."""
@@ -40,10 +42,7 @@ class Classified:
 
     def __call__(self, embed: Embed) -> Report:
         index_N, target_NC = self._targets
-        if (key := f"classes/{self.task}") not in embed:
-            known = [name for name in embed if name.startswith("classes/")]
-            raise ValueError(f"{self.name}: nothing predicts {key}, only {known}; give `task` one of these")
-        probs_NC = embed[key](Examples(self.source, index_N))
+        probs_NC = embed[f"classes/{self.task}"](Examples(self.source, index_N))
         if probs_NC.shape[1] != target_NC.shape[1]:
             raise ValueError(
                 f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from mmjax import config, metrics, workdir
-from mmjax.evaluation import Evaluation, check_needs, finish
+from mmjax.evaluation import Evaluation, check_needs, finish, licences
 from mmjax.finished import checkpoint_of, config_of, split
 from mmjax.serve import load
 
@@ -48,7 +48,6 @@ def evaluate(path: str, of_file: Any = None, overrides: list[str] | None = None)
     with contextlib.closing(metrics.Writer(directory)) as writer:
         evaluation = Evaluation(evals, step, writer)
         evaluation.run(step, model.embed)
-    licences = list(dict.fromkeys(e.source.licence for e in evals.values() if e.source.licence))
     cfg = dataclasses.replace(trained, evals=evals)
-    finish(directory, cfg, evaluation, licences, run=run)
+    finish(directory, cfg, evaluation, licences(*evals.values()), run=run)
     return directory

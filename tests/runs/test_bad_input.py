@@ -110,7 +110,10 @@ def get_config():
 def test_an_evaluator_of_what_no_such_model_can_do_is_refused(refusal, tmp_path):
     (tmp_path / "mine.py").write_text(CLASSIFIED)
     message = refusal(tmp_path / "mine.py", tmp_path / "run")
-    assert message.startswith("evals.classes (Classified) needs 'classes', of a model that has image, probs,")
+    wanted = (
+        "evals.classes (Classified) needs 'classes/class', of a model that has image, probs, relevance, seen"
+    )
+    assert message.startswith(wanted)
     assert not (tmp_path / "run").exists()
 
 

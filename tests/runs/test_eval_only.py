@@ -108,8 +108,8 @@ def test_an_evaluator_of_what_the_model_cannot_do_is_refused_at_once(run, tmp_pa
     assert here(tmp_path / "classified.py", run, "--eval_only") == 78
     (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message == (
-        "error: evals.colours (Classified) needs 'classes', of a model that has image, probs, relevance, "
-        "seen, text; leave this evaluator out, or take another model"
+        "error: evals.colours (Classified) needs 'classes/class', of a model that has image, probs, "
+        "relevance, seen, text; leave this evaluator out, or take another model"
     )
 
 
