@@ -15,7 +15,8 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.model import Model, check_marks, check_vocab, encoders
+from mmjax.evaluation import check_needs
+from mmjax.model import Model, check_marks, check_vocab, encoders, relevance_maps
 from mmjax.optim import Optim
 from mmjax.pretrain import accumulation, modalities
 from mmjax.pretrain.loss import loss
@@ -84,11 +85,12 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         check_marks(cfg.towers["text"], cfg.tokenizer)
     modalities.check_statistics(cfg, shapes["params"], sharding.batch_devices(mesh))
     accumulation.check(cfg, mesh, shapes["params"])
+    model = make_model(cfg, None, mesh, params=None)
+    check_needs(cfg.evals, model.embed)
     training.begin(cfg, directory)
-    tokenizer = None
     if cfg.tokenizer is not None:
         tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
-    model = make_model(cfg, tokenizer, mesh, params=None)
+        model = dataclasses.replace(model, tokenizer=tokenizer)
     batch = _batch_shapes(cfg, mesh)
 
     def first(layout):
@@ -106,7 +108,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
             first=first,
             step=make_step(cfg),
             batch=batch,
-            batches=lambda start: _batches(cfg, tokenizer, start),
+            batches=lambda start: _batches(cfg, model.tokenizer, start),
             flops=lambda: model_flops(cfg, shapes["params"], batch),
             embed=embed,
         ),
@@ -125,13 +127,14 @@ def load_model(
     return make_model(cfg, tokenizer, mesh, restore_params(checkpoints, wanted, step, item=item))
 
 
-def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model:
+def make_model(cfg: Pretrain, tokenizer: Tokenizer | None, mesh: Mesh, params) -> Model:
     return Model(
         objective=cfg.objective,
         preprocessing=cfg.preprocess,
         tokenizer=tokenizer,
         params=params,
         encoders=encoders(cfg.towers, cfg.preprocess, mesh),
+        maps=relevance_maps(cfg.towers, cfg.preprocess, mesh),
         mesh=mesh,
         config=cfg,
     )
@@ -144,7 +147,7 @@ def _batch_shapes(cfg: Pretrain, mesh: Mesh):
     return sharding.with_layout(shapes, dict.fromkeys(shapes, sharding.batch_sharding(mesh)))
 
 
-def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
+def _batches(cfg: Pretrain, tokenizer: Tokenizer | None, start: int):
     return pipeline.batches(
         cfg.data,
         tokenizer,

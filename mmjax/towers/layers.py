@@ -72,17 +72,22 @@ class Attention(nn.Module):
         if self.qk_norm or angles_BSP is not None:
             query_BSX = self._by_head("norm_query", query_BSX, angles_BSP)
             key_BTX = self._by_head("norm_key", key_BTX, angles_BSP)
-        y_BSX = attention(
+        value_BTX = project(context_BTD, "value")
+        y_BSX = self.mix(query_BSX, key_BTX, value_BTX, segments_BS=segments_BS, lengths_B=lengths_B)
+        return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
+
+    def mix(self, query_BSX, key_BTX, value_BTX, *, segments_BS=None, lengths_B=None):
+        """What every position sees; a method, so that `relevance` finds the weights of it."""
+        return attention(
             query_BSX,
             key_BTX,
-            project(context_BTD, "value"),
+            value_BTX,
             num_heads=self.heads,
             lengths=lengths_B,
             segment_ids=segments_BS,
             causal=self.causal,
             implementation=self.implementation,
         )
-        return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
 
     def _by_head(self, name, x_BSX, angles_BSP):
         """Queries or keys, normalised and turned in every head."""
