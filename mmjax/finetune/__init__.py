@@ -1,4 +1,4 @@
-"""Finetuning what was pretrained: classification with one tower of a checkpoint.
+"""Finetuning what was pretrained: classification with one tower of a checkpoint, and contrastive finetuning.
 
 **The checkpoint contract.** A finetune reads nothing but a workdir, and of it:
 
@@ -16,5 +16,6 @@ hold only a part of the tower. Nothing here imports `mmjax.pretrain`.
 
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Backbone, Classify
+from mmjax.finetune.contrast import Contrast
 
-__all__ = ["Backbone", "Classifier", "Classify"]
+__all__ = ["Backbone", "Classifier", "Classify", "Contrast"]
