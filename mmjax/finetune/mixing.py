@@ -16,6 +16,7 @@ import jax
 from mmjax import config, metrics, sharding, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
+from mmjax.data.tokenizers import Tokenizer
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
 from mmjax.finetune import base
@@ -123,20 +124,33 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
     Raises:
         ValueError: the directory belongs to another run.
     """
-    cfg = model.config
-    cfg = dataclasses.replace(
+    cfg = whole(model.config)
+    write(directory, cfg, model.tokenizer, cfg.steps, params, meta)
+
+
+def whole(cfg):
+    """The config of a finetune of all parameters, for what another one ended with, merged."""
+    return dataclasses.replace(
         cfg,
         tower=dataclasses.replace(cfg.tower, tune=Full(), frozen_steps=0),
         optim=dataclasses.replace(cfg.optim, ema=None, frozen=None, multipliers=()),
         checkpoint=Checkpointing(),
     )
+
+
+def write(directory: pathlib.Path, cfg, tokenizer: Tokenizer | None, step: int, params, meta: dict[str, Any]):
+    """Writes the workdir of a config, with parameters that no training left there.
+
+    Raises:
+        ValueError: the directory belongs to another run.
+    """
     if (directory / "config.json").is_file():
         raise ValueError(f"{directory} belongs to a run; use another --workdir")
     workdir.write(directory / "config.json", config.to_json(cfg))
-    if model.tokenizer is not None:
-        workdir.write(directory / tokenizers.FILE, model.tokenizer.model)
-    checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
-    checkpoints.save(cfg.steps, {"params": params}, meta)
+    if tokenizer is not None:
+        workdir.write(directory / tokenizers.FILE, tokenizer.model)
+    checkpoints = Checkpoints(directory / "checkpoints", Checkpointing())
+    checkpoints.save(step, {"params": params}, meta)
     checkpoints.wait()
     checkpoints.close()
 
