@@ -23,6 +23,7 @@ from mmjax.finetune import base
 from mmjax.finetune.averaging import interpolate, soup
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.heads import Prompted
+from mmjax.finetune.quantized import Quantized
 from mmjax.finetune.setup import set_up
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
@@ -108,8 +109,8 @@ def opened(path: str) -> Classifier:
     cfg = config_of(where)
     folder, step = checkpoint_of(where, wanted)
     model = cfg.load(where, folder, step, average=True)
-    if not isinstance(model, Classifier):
-        raise ValueError(f"{path} is a {type(cfg).__name__}, no classifier; give the workdir of a finetune")
+    if isinstance(cfg, Quantized) or not isinstance(model, Classifier):
+        raise ValueError(f"{path} is a {type(cfg).__name__}; give the workdir of a finetune")
     return model
 
 

@@ -10,18 +10,17 @@ import functools
 import json
 import logging
 import pathlib
-from typing import Any
 
 import jax
 
-from mmjax import metrics, sharding, workdir
-from mmjax.checkpoint import restore_params
+from mmjax import metrics, workdir
 from mmjax.evals import Embed, Evaluator, Report
 from mmjax.evals.embedded import remembering
 from mmjax.evaluation import Evaluation, finish
 from mmjax.finetune import int8, mixing
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.int8 import Activations
+from mmjax.finetune.quantized import Quantized
 from mmjax.finished import checkpoint_of, config_of, split
 from mmjax.model import Model
 from mmjax.optim.paths import check_pattern, matches
@@ -58,7 +57,7 @@ class Quantize:
             matches("keep", self.keep, params)
         evals = self.evals or whole.evals
         cfg = Quantized(
-            run=dataclasses.replace(whole, evals={}),
+            original=dataclasses.replace(whole, evals={}),
             evals=evals,
             activations=self.activations,
             keep=self.keep,
@@ -84,41 +83,6 @@ class Quantize:
 
     def with_data(self, data: str):
         raise ValueError(f"--data={data}: weights are made int8 without data; evaluate them with --eval_only")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Quantized:
-    """What the workdir of a `Quantize` is."""
-
-    run: Any  # the config of the run that it was made of
-    evals: dict[str, Evaluator]
-    activations: Activations
-    keep: str | None
-
-    def load(
-        self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
-    ) -> Model | Classifier:
-        """What `mmjax.load` calls; there is no average beside the weights, which may be one."""
-        model = self.run.load(workdir, checkpoints, step, average=False, read=self._read)
-        field = "functions" if isinstance(model, Classifier) else "encoders"
-        out = sharding.replicated(model.mesh)
-        functions = {
-            name: int8.computing(function, self.activations, out_shardings=out)
-            for name, function in getattr(model, field).items()
-        }
-        return dataclasses.replace(model, config=self, **{field: functions})
-
-    @property
-    def towers(self):
-        """What a finetune that starts from this one would ask for."""
-        raise ValueError("this run has int8 weights, of which none is trained; use the run it was made of")
-
-    def _read(self, checkpoints: pathlib.Path, params, step: int, *, item: str):
-        """In place of `restore_params`: the integers of the float32 parameters that are asked for."""
-        mesh = jax.tree.leaves(params)[0].sharding.mesh
-        shapes = jax.eval_shape(functools.partial(int8.quantised, keep=self.keep), params)
-        wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
-        return restore_params(checkpoints, wanted, step, item=item)
 
 
 @dataclasses.dataclass(frozen=True)
