@@ -64,9 +64,17 @@ class Pretrain:
         """One line for people: what `with_data` changed, beside the data."""
         return own_data.changes(self, after)
 
-    def load(self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool) -> Model:
+    def load(
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
+    ) -> Model:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Pretrain, directory: pathlib.Path):
@@ -107,16 +115,24 @@ def run(cfg: Pretrain, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Pretrain, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Pretrain,
+    workdir: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Model:
-    """The model of a run with the weights of a step in its folder `checkpoints`, or their average."""
+    """The model of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
+    """
     tokenizer = None if cfg.tokenizer is None else tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(checkpoints, wanted, step, item=item)
-    return running.make_model(cfg, tokenizer, mesh, params)
+    return running.make_model(cfg, tokenizer, mesh, read(checkpoints, wanted, step, item=item))
 
 
 def model_flops(cfg: Pretrain, params, batch) -> int:

@@ -97,9 +97,17 @@ class Contrast:
         """One line for people: what `with_data` changed, beside the data."""
         return own_data.changes(self, inherited.resolved(after, inherited.find(after)))
 
-    def load(self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool) -> Model:
+    def load(
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = checkpoint.restore_params,
+    ) -> Model:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Contrast, directory: pathlib.Path):
@@ -134,9 +142,17 @@ def run(cfg: Contrast, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Contrast, directory: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Contrast,
+    directory: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = checkpoint.restore_params,
 ) -> Model:
     """The model of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
 
     Raises:
         ValueError: the run keeps only what was trained, and the checkpoint that it began with is gone.
@@ -145,7 +161,7 @@ def load_model(
     item = "ema" if average and cfg.optim.ema else "params"
     shapes = checkpoint.saved_shapes(checkpoints, step, item=item)
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
-    trained = checkpoint.restore_params(checkpoints, wanted, step, item=item)
+    trained = read(checkpoints, wanted, step, item=item)
     params = tuned_of(cfg).merged(trained, read_fixed(cfg, mesh))
     tokenizer = None if cfg.tokenizer is None else tokenizers.load(directory, cfg.tokenizer)
     objective = {"objective": trained.get("objective", {})}
