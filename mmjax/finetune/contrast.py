@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
-from mmjax import checkpoint, optim, own_data, sharding, training, vocabulary, workdir
-from mmjax.checkpoint import Checkpointing
+from mmjax import optim, own_data, sharding, training, vocabulary, workdir
+from mmjax.checkpoint import Checkpointing, restore_params, saved_shapes
 from mmjax.contrastive import running
 from mmjax.contrastive.step import make_step
 from mmjax.data import tokenizers
@@ -104,7 +104,7 @@ class Contrast:
         step: int,
         *,
         average: bool,
-        read: Callable = checkpoint.restore_params,
+        read: Callable = restore_params,
     ) -> Model:
         """What `mmjax.load` calls: `load_model` of this config."""
         return load_model(self, workdir, checkpoints, step, average=average, read=read)
@@ -148,7 +148,7 @@ def load_model(
     step: int,
     *,
     average: bool,
-    read: Callable = checkpoint.restore_params,
+    read: Callable = restore_params,
 ) -> Model:
     """The model of a run with the weights of a step in its folder `checkpoints`, or their average.
 
@@ -159,7 +159,7 @@ def load_model(
     """
     mesh = sharding.make_mesh(MeshShape())
     item = "ema" if average and cfg.optim.ema else "params"
-    shapes = checkpoint.saved_shapes(checkpoints, step, item=item)
+    shapes = saved_shapes(checkpoints, step, item=item)
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
     trained = read(checkpoints, wanted, step, item=item)
     params = tuned_of(cfg).merged(trained, read_fixed(cfg, mesh))

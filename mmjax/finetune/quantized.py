@@ -36,7 +36,7 @@ class Quantized:
             return int8.computing(function, activations, out_shardings=out)
 
         if isinstance(model, Classifier):
-            functions = {name: compute(each, self.activations) for name, each in model.functions.items()}
+            functions = jax.tree.map(lambda each: compute(each, self.activations), model.functions)
             return dataclasses.replace(model, config=self, functions=functions)
         encoders = {name: compute(each, self.activations) for name, each in model.encoders.items()}
         # Maps are slopes, of which rounded activations have none.
