@@ -18,9 +18,10 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.finetune import base, fusion
+from mmjax.finetune import base
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
+from mmjax.finetune.fusion import Only
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
@@ -40,7 +41,7 @@ class Classify:
 
     init_from: str  # the workdir of a run, or workdir@step, or workdir@best
     towers: dict[str, Backbone] = dataclasses.field(default_factory=lambda: {"image": Backbone()})
-    fusion: nn.Module = fusion.Only()  # of what several towers say of an example
+    fusion: nn.Module = Only()  # of what several towers say of an example
     tasks: dict[str, Task] = dataclasses.field(default_factory=lambda: {"class": Task()})
     mixup: float = 0.0  # parameter of the beta distribution of mixed pictures' shares; 0 mixes none
     data: Data
