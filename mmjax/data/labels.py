@@ -102,10 +102,11 @@ class Several:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Answers:
-    """Every example is of one class: its field `answer`, one of a fixed set (visual question answering as
+    """Every example is of one class: a field of it is one of a fixed set (visual question answering as
     classification, Agrawal et al. 2015, arXiv:1505.00468, section 5)."""
 
     names: tuple[str, ...]  # all answers that may be given
+    field: str = "answer"  # of an example
     several: ClassVar[bool] = False
 
     def __post_init__(self):
@@ -122,14 +123,14 @@ class Answers:
         place = {name: index for index, name in enumerate(self.names)}
 
         def read(example):
-            if "answer" not in example:
+            if self.field not in example:
                 raise ValueError(
-                    f"the example with id {example['id']} has {sorted(example)}, no 'answer'; use a source "
-                    "that gives one, or other labels"
+                    f"the example with id {example['id']} has {sorted(example)}, no {self.field!r}; use a "
+                    "source that gives one, or other labels"
                 )
-            if (answer := example["answer"]) not in place:
+            if (answer := example[self.field]) not in place:
                 raise ValueError(
-                    f"the example with id {example['id']} is answered {answer!r}, which is none of the "
+                    f"the example with id {example['id']} has {self.field}={answer!r}, which is none of the "
                     f"{len(place)} answers; mend it, or add the answer to labels.names"
                 )
             return _row(len(place), [place[answer]])

@@ -65,6 +65,11 @@ class Classify:
                 f"towers has {unknown}, which no example has; use {', '.join(sorted(known))}, or say in "
                 "data.fields what array it is"
             )
+        if self.data.may_lack or self.data.hard_texts:
+            raise ValueError(
+                f"data.may_lack={self.data.may_lack} and data.hard_texts={self.data.hard_texts} are for "
+                "pretraining; every example of a finetune has all that its towers encode"
+            )
         if not 0 <= self.mixup < math.inf:
             raise ValueError(f"mixup={self.mixup} must be 0 or more")
         if self.mixup and set(self.towers) != {"image"}:
@@ -182,7 +187,8 @@ def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
 
 
 def _batch_shapes(cfg: Classify, network: Network, mesh: Mesh):
-    kinds = network.rows | {"id": ((), "int32")}
+    kinds = {name: (field.shape, field.dtype) for name, field in cfg.data.fields.items()}
+    kinds |= network.rows | {"id": ((), "int32")}
     if "image" in cfg.towers:
         size = cfg.preprocess.size
         kinds["image"] = (size, size, pipeline.channels(cfg.data)), "uint8"

@@ -107,7 +107,7 @@ def test_a_set_without_a_choice_is_refused(names):
 
 def test_an_unknown_answer_and_none_at_all_are_refused():
     labels = Answers(names=("yes", "no"))
-    with pytest.raises(ValueError, match="the example with id 5 is answered 'maybe', which is none of the 2"):
+    with pytest.raises(ValueError, match="the example with id 5 has answer='maybe', which is none of the 2"):
         counted(labels, Answered(ids=(4, 5), answers=("yes", "maybe")))
     with pytest.raises(ValueError, match=r"id 4 has \['id', 'text'\], no 'answer'; use a source"):
         counted(labels, Things(ids=(4,)))
