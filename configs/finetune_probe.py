@@ -16,6 +16,8 @@ def get_config(init_from: str = "runs/quickstart", fashion: bool = False):
         train, val, test = (Fashion(split=split) for split in ("train", "val", "test"))
         evals = {"test": Classified(name="fashion_test", source=test, classes=train)}
         return Probe(init_from=init_from, train=train, val=val, evals=evals)
-    train, val = (Folder(path="photos", split=split, val_share=0.2) for split in ("train", "val"))
+    train, val = (
+        Folder(path="photos", split=split, val_share=0.2, strict=True) for split in ("train", "val")
+    )
     evals = {"val": Classified(name="photos_val", source=val, classes=train)}
     return Probe(init_from=init_from, train=train, val=val, refit=False, evals=evals)

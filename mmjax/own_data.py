@@ -96,7 +96,7 @@ def with_classes(cfg, data: str):
         )
     ((task, asked),) = cfg.tasks.items()
     size, _ = pipeline.size(cfg.data)
-    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE)
+    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE, strict=True)
     flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
     every = max((e.every_steps for e in cfg.evals.values()), default=0)
     splits = {"val": (val, every), "train": (train, 0)}
@@ -134,7 +134,7 @@ def with_probe(cfg, data: str):
     Raises:
         ValueError: there is no such data, or it has no classes.
     """
-    train, val = _sources(data, side=_SIDE, val_share=_VAL_SHARE)
+    train, val = _sources(data, side=_SIDE, val_share=_VAL_SHARE, strict=True)
     judged = Classified(name=f"{_name(data)}_val", source=val, classes=train, labels=cfg.labels)
     return dataclasses.replace(cfg, train=train, val=val, refit=False, evals={"val": judged})
 
