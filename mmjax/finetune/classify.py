@@ -169,6 +169,22 @@ def load_model(
     return _classifier(cfg, network, made, tokenizer, mesh, params, fixed)
 
 
+def first_model(cfg: Classify, mesh: Mesh | None = None) -> Classifier:
+    """The classifier that a finetune, whose data is prepared, begins with; None: on the mesh of the config.
+
+    Raises:
+        ValueError: the checkpoint, the data and the config do not fit; says what does not.
+    """
+    setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)
+    cfg, mesh = setup.cfg, setup.mesh
+    with jax.set_mesh(mesh):
+        fixed = setup.read(setup.shapes.fixed)
+        params = setup.first_state(sharding.shardings(mesh, setup.shapes.state), fixed)["params"]
+    tokenizer = setup.base.tokenizer() if "text" in cfg.towers else None
+    made = functions(setup.network, _labels(cfg), mesh)
+    return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed)
+
+
 def _classifier(cfg, network, made, tokenizer, mesh: Mesh, params, fixed) -> Classifier:
     return Classifier(
         network=network,
