@@ -22,6 +22,7 @@ from mmjax.evaluation import check_needs
 from mmjax.finetune import base, fusion
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
+from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
@@ -42,7 +43,7 @@ class Classify:
     init_from: str  # the workdir of a run, or workdir@step, or workdir@best
     towers: dict[str, Backbone] = dataclasses.field(default_factory=lambda: {"image": Backbone()})
     fusion: nn.Module = fusion.Only()  # of what several towers say of an example
-    tasks: dict[str, Task] = dataclasses.field(default_factory=lambda: {"class": Task()})
+    tasks: dict[str, Task | Matching] = dataclasses.field(default_factory=lambda: {"class": Task()})
     mixup: float = 0.0  # parameter of the beta distribution of mixed pictures' shares; 0 mixes none
     data: Data
     colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
@@ -64,6 +65,12 @@ class Classify:
             raise ValueError(
                 f"towers has {unknown}, which no example has; use {', '.join(sorted(known))}, or say in "
                 "data.fields what array it is"
+            )
+        matching = [name for name, task in self.tasks.items() if isinstance(task, Matching)]
+        if matching and set(self.towers) != set(MODALITIES):
+            raise ValueError(
+                f"tasks.{matching[0]} matches pictures and texts, but towers={sorted(self.towers)}; give the "
+                f"towers {' and '.join(MODALITIES)}"
             )
         if not 0 <= self.mixup < math.inf:
             raise ValueError(f"mixup={self.mixup} must be 0 or more")

@@ -3,6 +3,7 @@
 Letters: B batch, C classes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.network import HEAD, Network
 from mmjax.optim.paths import map_paths
 
@@ -78,13 +80,18 @@ def value(cfg, network: Network, weights, trained, fixed, batch, key):
         inputs,
         key=network_key,
         learning=learning(cfg, network, trained),
+        pair={
+            name: functools.partial(task.paired, id_B=batch["id"])
+            for name, task in cfg.tasks.items()
+            if isinstance(task, Matching)
+        },
     )
     loss_, metrics = 0.0, {}
     for name, task in cfg.tasks.items():
-        own = task.loss(found.logits[name], mixed[name], weights[name])
+        own = task.loss(found.logits[name], (mixed | found.pairs)[name], weights[name])
         loss_ += task.weight * own
         metrics[f"{name}/loss"] = own
-        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], targets[name])
+        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], (targets | found.pairs)[name])
     return loss_, (metrics, found.statistics)
 
 
