@@ -46,7 +46,7 @@ class Weights:
             part = {name: x}
             wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
             init = jax.jit(lambda name=name: {name: self.init(name)})
-            with metrics.phase(f"reading {name}"):
+            with metrics.phase(f"{'making' if self.base is None else 'reading'} {name}"):
                 found |= adapt.load(self.base, self.adapts[name], self.plans[name], wanted, init)
         return found
 
