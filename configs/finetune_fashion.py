@@ -12,7 +12,7 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.fashion import Fashion
 from mmjax.data.sources.few import Few
 from mmjax.evals.classified import Classified
-from mmjax.finetune import Backbone, Classify
+from mmjax.finetune import Backbone, Classify, Task
 from mmjax.finetune.adapt import Adapt
 from mmjax.optim import Optim
 
@@ -32,8 +32,8 @@ def get_config(
         train = Few(source=train, each=shots, seed=seed)
     return Classify(
         init_from=init_from,
-        tower=Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None)),
-        head=HEADS[head],
+        towers={"image": Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None))},
+        tasks={"class": Task(head=HEADS[head])},
         data=Data(
             train=train,
             batch_size=128,

@@ -14,8 +14,7 @@ from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
-from mmjax.finetune import Backbone, Classify, heads
-from mmjax.finetune.loss import Regular
+from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.tune import Full, Lora, Part
 from mmjax.optim import Optim
 
@@ -46,9 +45,8 @@ def get_config(
     train, val = splits
     return Classify(
         init_from=init_from,
-        tower=Backbone(tune=TUNES[tune], frozen_steps=steps // 10),
-        head=HEADS[head],
-        regular=Regular(smoothing=0.1),
+        towers={"image": Backbone(tune=TUNES[tune], frozen_steps=steps // 10)},
+        tasks={"class": Task(head=HEADS[head], smoothing=0.1)},
         data=Data(
             train=train,
             batch_size=32,

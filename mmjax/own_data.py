@@ -82,7 +82,7 @@ def changes(before, after) -> str:
 
 
 def with_classes(cfg, data: str):
-    """A classification on the pictures of `data`, a folder a class or `tfds:` with a label.
+    """A classification of pictures on those of `data`, a folder a class or `tfds:` with a label.
 
     Args:
         cfg: `Classify`.
@@ -92,8 +92,14 @@ def with_classes(cfg, data: str):
         need no alpha, and evaluators for it.
 
     Raises:
-        ValueError: there is no such data, or it has no classes.
+        ValueError: there is no such data, or it has no classes, or the config wants more.
     """
+    if set(cfg.towers) != {"image"} or len(cfg.tasks) != 1:
+        raise ValueError(
+            f"--data gives pictures and one class of each, but the config has towers for {[*cfg.towers]} and "
+            f"tasks {[*cfg.tasks]}; use a config with one of each"
+        )
+    ((task, asked),) = cfg.tasks.items()
     size, _ = pipeline.size(cfg.data)
     train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE)
     flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
@@ -110,7 +116,8 @@ def with_classes(cfg, data: str):
                 name=f"{_name(data)}_{split}",
                 source=source,
                 classes=train,
-                labels=cfg.labels,
+                task=task,
+                labels=asked.labels,
                 every_steps=every_steps,
                 limit=_LIMIT,
             )

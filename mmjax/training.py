@@ -5,7 +5,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -127,20 +126,18 @@ def step_key(state):
     return jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
 
 
-def update(cfg, state, grads, statistics, *, still: dict[str, jax.Array] | None = None):
+def update(cfg, state, grads, statistics, *, still=None):
     """The state after a step, and metrics of it.
 
     Args:
         statistics: running ones, that take the place of parameters at their paths.
-        still: parts of the parameters, by first name, that stay as they are where this is true.
+        still: a tree of bool like the parameters: which stay as they are; None for none.
     """
-    still = still or {}
     updates, opt_state = optim.make(cfg.optim, cfg.steps).update(grads, state["opt_state"], state["params"])
     params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
-    for name, stays in still.items():
-        kept = functools.partial(jnp.where, stays)
-        params = params | {name: jax.tree.map(kept, state["params"][name], params[name])}
-        updates = updates | {name: jax.tree.map(lambda x, stays=stays: jnp.where(stays, 0, x), updates[name])}
+    if still is not None:
+        params = jax.tree.map(jnp.where, still, state["params"], params)
+        updates = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, updates)
     new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
     if cfg.optim.ema:
         new["ema"] = optim.average(cfg.optim, state["ema"], params, state["step"])

@@ -17,8 +17,8 @@ Embed = dict[str, Callable[..., np.ndarray]]
 same; any other modality of a run: sequence of arrays -> the same. The sequence only needs `len` and slices,
 so that a process reads its own part of it. Rows come back in order, exact for any N; the work is spread over
 the mesh. `probs`, where there is one: embeddings of pictures [N, E] and of texts [M, E] -> [N, M], how
-probable each text is for each picture. A finetuned classifier has `classes`: sequence of examples as sources
-give them -> probabilities [N, C]."""
+probable each text is for each picture. A finetuned classifier has `classes/<task>`: sequence of examples as
+sources give them -> probabilities [N, C]."""
 
 
 class Match(NamedTuple):

@@ -14,12 +14,13 @@ from mmjax.evals.examples import Examples, Pictures, check_fields, readable, spr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified:
-    """The metrics of classification of `embed["classes"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...; the
-    confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
+    """The metrics of classification of `embed["classes/<task>"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...;
+    the confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
 
     name: str  # data set and split, as metrics name it
     source: Source
     classes: Source | None = None  # the training data, whose classes are predicted; None: the source's own
+    task: str = "class"  # which one of the classifier
     labels: Labels = OneClass()
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
@@ -37,7 +38,10 @@ class Classified:
 
     def __call__(self, embed: Embed) -> Report:
         index_N, target_NC = self._targets
-        probs_NC = embed["classes"](Examples(self.source, index_N))
+        if (key := f"classes/{self.task}") not in embed:
+            known = [name for name in embed if name.startswith("classes/")]
+            raise ValueError(f"{self.name}: nothing predicts {key}, only {known}; give `task` one of these")
+        probs_NC = embed[key](Examples(self.source, index_N))
         if probs_NC.shape[1] != target_NC.shape[1]:
             raise ValueError(
                 f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "

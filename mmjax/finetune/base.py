@@ -52,7 +52,9 @@ class Base:
                 f"{self.workdir} has no tower for {modality!r}, only for "
                 f"{', '.join(sorted(self.config.towers))}; ask for one of these, or give another init_from"
             )
-        return self.config.towers[modality]
+        tower = self.config.towers[modality]
+        # Those of a finetune say what of them was trained, too.
+        return tower if isinstance(tower, nn.Module) else tower.module
 
     def objective(self) -> nn.Module:
         """Raises ValueError where the run had none, as a classification has not."""

@@ -75,11 +75,12 @@ class Wise:
         """
         last = opened(self.tuned)
         cfg = dataclasses.replace(last.config, evals=self.evals or last.config.evals)
-        if not isinstance(cfg.tower.tune, Full) or not isinstance(cfg.head, Prompted):
+        tunes = [tower.tune for tower in cfg.towers.values()]
+        heads = [task.head for task in cfg.tasks.values()]
+        if not all(isinstance(x, Full) for x in tunes) or not all(isinstance(x, Prompted) for x in heads):
             raise ValueError(
-                f"tuned={self.tuned!r} has tower.tune={type(cfg.tower.tune).__name__} and "
-                f"head={type(cfg.head).__name__}; the line needs Full and Prompted, whose first state is a "
-                "classifier"
+                f"tuned={self.tuned!r} has {_kinds(tunes)} and {_kinds(heads)}; the line needs Full and "
+                "Prompted, whose first state is a classifier"
             )
         first = _first(last)
         export(last, interpolate(first, last.params, self.keep), directory, {"alpha": self.keep})
@@ -112,7 +113,7 @@ def opened(path: str) -> Classifier:
 
 
 def merged(model: Classifier) -> Any:
-    """All parameters of the tower and the head, whatever part of them was trained."""
+    """All parameters of the towers, the fusion and the heads, whatever part of them was trained."""
     with jax.set_mesh(model.mesh):
         return jax.jit(model.network.params)(model.params, model.fixed)
 
@@ -126,7 +127,10 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
     cfg = model.config
     cfg = dataclasses.replace(
         cfg,
-        tower=dataclasses.replace(cfg.tower, tune=Full(), frozen_steps=0),
+        towers={
+            name: dataclasses.replace(tower, tune=Full(), frozen_steps=0)
+            for name, tower in cfg.towers.items()
+        },
         optim=dataclasses.replace(cfg.optim, ema=None, frozen=None, multipliers=()),
         checkpoint=Checkpointing(),
     )
@@ -145,6 +149,10 @@ def _first(model: Classifier) -> Any:
     """The parameters that a run began with."""
     cfg = model.config
     setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), model.mesh)
-    layout = sharding.shardings(model.mesh, setup.state)
+    layout = sharding.shardings(model.mesh, setup.shapes.state)
     with jax.set_mesh(model.mesh):
-        return setup.first_state(layout, setup.read(setup.fixed))["params"]
+        return setup.first_state(layout, setup.read(setup.shapes.fixed))["params"]
+
+
+def _kinds(parts) -> str:
+    return ", ".join(type(part).__name__ for part in parts)

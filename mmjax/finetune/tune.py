@@ -58,7 +58,7 @@ class Part:
     def _chosen(self, params):
         if self.pattern is None:
             return jax.tree.map(lambda _: False, params)
-        return matches("tower.tune.pattern", self.pattern, params)
+        return matches("tune.pattern", self.pattern, params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Lora:
         return params
 
     def begin(self, key, start, fixed):
-        kernels = pick(fixed, matches("tower.tune.pattern", self.pattern, fixed))
+        kernels = pick(fixed, matches("tune.pattern", self.pattern, fixed))
         leaves, structure = jax.tree.flatten(kernels)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
         return {"lora": map_paths(self._factors, kernels, keys)}
