@@ -25,7 +25,7 @@ def init_state(cfg, network: Network, start, fixed, kernels=None):
         kernels: [E, C] of heads by task, in place of zeros.
     """
     head_key, tune_key, run_key = jax.random.split(jax.random.key(cfg.seed), 3)
-    trained = network.begin(tune_key, start, fixed)
+    trained = network.tuned.begin(tune_key, start, fixed)
     rest = network.init_heads(head_key, network.params(trained, fixed))
     for task, kernel_EC in (kernels or {}).items():
         rest[HEAD][task]["logits"]["kernel"] = kernel_EC
@@ -34,8 +34,7 @@ def init_state(cfg, network: Network, start, fixed, kernels=None):
 
 def learning(cfg, network: Network, trained) -> set[str]:
     """The towers that are trained, or beside which something is."""
-    frozen = optim.frozen(cfg.optim, trained)
-    return set(jax.tree.leaves(map_paths(lambda path, yes: None if yes else network.tower_of(path), frozen)))
+    return network.tuned.learning(cfg.optim, trained)
 
 
 def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable:
@@ -93,6 +92,6 @@ def _still(cfg, network: Network, state):
         return None
 
     def stays(path, _):
-        return state["step"] < steps.get(network.tower_of(path), 0)
+        return state["step"] < steps.get(network.tuned.tower_of(path), 0)
 
     return map_paths(stays, state["params"])
