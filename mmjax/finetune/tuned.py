@@ -5,8 +5,10 @@ import functools
 
 import jax
 
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
+from mmjax.optim import Optim, frozen
 from mmjax.optim.paths import map_paths
 
 
@@ -15,6 +17,7 @@ class Tuned:
     """A tuning of the parameters of all towers, {modality: ...}, made of one for each (`tune`)."""
 
     tunes: dict[str, Tune]
+    others: tuple[str, ...]  # parts beside the towers that are trained, too, such as "head"
 
     def start(self, params):
         """The part of the parameters that training begins with."""
@@ -39,14 +42,32 @@ class Tuned:
             found |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
         return found
 
+    def after_step(self, before, state):
+        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
+        for name, tune in self.tunes.items():
+            if isinstance(tune, Pruned):
+                one = {name: state["params"][name]}
+                params = tune.after_step(state["step"], {name: before[name]}, one)
+                state = state | {"params": state["params"] | params}
+                if "ema" in state:
+                    average = tune.zeroed({name: state["ema"][name]}, params)
+                    state = state | {"ema": state["ema"] | average}
+        return state
+
     def tower_of(self, path: str) -> str | None:
         """Which tower a trained parameter changes; None for those of something else.
 
         Its path begins with the modality, or with what kind of change it is and then the modality.
         """
         kind, _, rest = path.partition("/")
-        name = kind if kind in self.tunes else rest.partition("/")[0]
-        return name if name in self.tunes else None
+        if kind in self.others:
+            return None
+        return kind if kind in self.tunes else rest.partition("/")[0]
+
+    def learning(self, optim: Optim, trained) -> set[str]:
+        """The towers that are trained, or beside which something is."""
+        found = frozen(optim, trained)
+        return set(jax.tree.leaves(map_paths(lambda path, yes: None if yes else self.tower_of(path), found)))
 
 
 def _joined(parts):

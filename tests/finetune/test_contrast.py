@@ -120,7 +120,8 @@ def test_only_what_is_used_is_read_on_another_mesh(tmp_path):
     before = bytes_read()
     with jax.set_mesh(setup.mesh):
         state = setup.first_state(sharding.shardings(setup.mesh, setup.state), *setup.read_fixed())
-    assert bytes_read() - before < 50_000 < large.width * TOKENIZER.vocab
+    # What lies around the arrays that are read, twice.
+    assert bytes_read() - before < 300_000 < large.width * TOKENIZER.vocab
     expected = tinycontrast.drawn(cfg, 0)
     assert equal(state["params"]["image"], expected["image"])
     assert equal(state["params"]["objective"], expected["objective"])
@@ -182,7 +183,7 @@ BAD = {
     ),
     "another tower": (
         dict(towers=other(module=tinycontrast.text(width=4))),
-        r"text/pieces/embedding is \[259, 8\] in the checkpoint and \[259, 4\] in the tower",
+        r"text/head/kernel is \[8, 8\] in the checkpoint and \[4, 8\] in the tower; give the tower",
     ),
     "other embeddings": (
         dict(towers=other(module=tinycontrast.text(embed=4), adapt=Adapt(fresh="."))),

@@ -37,7 +37,9 @@ def text(**fields):
 
 
 def data(size=SIZE):
-    return Data(train=Scenes(split="train", px=SIZE, size=64), batch_size=ROWS, geometry=(Resize(size=size),))
+    return Data(
+        train=Scenes(split="train", px=2 * SIZE, size=64), batch_size=ROWS, geometry=(Resize(size=size),)
+    )
 
 
 def pretraining(**fields):
