@@ -16,6 +16,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.evals import Evaluator
+from mmjax.evaluation import check_needs
 from mmjax.model import Model
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
@@ -63,9 +64,17 @@ class Pretrain:
         """One line for people: what `with_data` changed, beside the data."""
         return own_data.changes(self, after)
 
-    def load(self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool) -> Model:
+    def load(
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
+    ) -> Model:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Pretrain, directory: pathlib.Path):
@@ -75,11 +84,12 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     first = running.shapes_of(cfg, mesh)
     running.check_training(cfg, mesh, first.params)
     shapes = jax.eval_shape(lambda first: state_of(cfg, first), first)
+    model = running.make_model(cfg, None, mesh, params=None)
+    check_needs(cfg.evals, model.embed)
     training.begin(cfg, directory)
-    tokenizer = None
     if cfg.tokenizer is not None:
         tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
-    model = running.make_model(cfg, tokenizer, mesh, params=None)
+        model = dataclasses.replace(model, tokenizer=tokenizer)
     batch = running.batch_shapes(cfg, mesh)
 
     def make(layout):
@@ -97,7 +107,7 @@ def run(cfg: Pretrain, directory: pathlib.Path):
             first=make,
             step=make_step(cfg),
             batch=batch,
-            batches=lambda start: running.batches(cfg, tokenizer, start),
+            batches=lambda start: running.batches(cfg, model.tokenizer, start),
             flops=lambda: model_flops(cfg, first.params, batch),
             embed=embed,
         ),
@@ -105,16 +115,24 @@ def run(cfg: Pretrain, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Pretrain, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Pretrain,
+    workdir: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Model:
-    """The model of a run with the weights of a step in its folder `checkpoints`, or their average."""
+    """The model of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
+    """
     tokenizer = None if cfg.tokenizer is None else tokenizers.load(workdir, cfg.tokenizer)
     mesh = sharding.make_mesh(MeshShape())
     shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(checkpoints, wanted, step, item=item)
-    return running.make_model(cfg, tokenizer, mesh, params)
+    return running.make_model(cfg, tokenizer, mesh, read(checkpoints, wanted, step, item=item))
 
 
 def model_flops(cfg: Pretrain, params, batch) -> int:

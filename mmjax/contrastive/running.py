@@ -11,7 +11,7 @@ from mmjax.contrastive.loss import loss
 from mmjax.contrastive.step import First, first
 from mmjax.data import pipeline
 from mmjax.data.tokenizers import Tokenizer
-from mmjax.model import Model, check_marks, check_vocab, encoders
+from mmjax.model import Model, check_marks, check_vocab, encoders, relevance_maps
 
 
 def check(cfg):
@@ -77,6 +77,7 @@ def make_model(cfg, tokenizer: Tokenizer | None, mesh: Mesh, params) -> Model:
         tokenizer=tokenizer,
         params=params,
         encoders=encoders(cfg.modules, cfg.preprocess, mesh),
+        maps=relevance_maps(cfg.modules, cfg.preprocess, mesh),
         mesh=mesh,
         config=cfg,
     )

@@ -9,6 +9,7 @@ from flax import linen as nn
 from mmjax import checkpoint
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune.quantized import Quantized
 from mmjax.finished import checkpoint_of, config_of, split
 
 _BEST = "best"
@@ -79,6 +80,8 @@ def find(init_from: str, packages: tuple[str, ...] = ()) -> Base:
     workdir = workdir.expanduser().absolute()
     try:
         cfg = config_of(workdir, packages)
+        if isinstance(cfg, Quantized):
+            raise ValueError("its weights are int8, and nothing trains these; give the run it was made of")
         _, step = checkpoint_of(workdir, wanted)
     except ValueError as error:
         raise ValueError(f"init_from={init_from!r}: {error}") from error

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 from flax import linen as nn
 
-from mmjax import checkpoint, optim, own_data, sharding, training, vocabulary, workdir
-from mmjax.checkpoint import Checkpointing
+from mmjax import optim, own_data, sharding, training, vocabulary, workdir
+from mmjax.checkpoint import Checkpointing, restore_params, saved_shapes
 from mmjax.contrastive import running
 from mmjax.contrastive.step import make_step
 from mmjax.data import tokenizers
@@ -16,6 +16,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.evals import Evaluator
+from mmjax.evaluation import check_needs
 from mmjax.finetune import inherited
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast_setup import Setup, read_fixed, set_up, tuned_of
@@ -96,19 +97,28 @@ class Contrast:
         """One line for people: what `with_data` changed, beside the data."""
         return own_data.changes(self, inherited.resolved(after, inherited.find(after)))
 
-    def load(self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool) -> Model:
+    def load(
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
+    ) -> Model:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Contrast, directory: pathlib.Path):
     """Finetunes, evaluates and reports in `directory`; goes on from its last checkpoint if there is one."""
     setup = set_up(cfg)
     cfg, mesh = setup.cfg, setup.mesh
+    model = running.make_model(cfg, None, mesh, params=None)
+    check_needs(cfg.evals, model.embed)
     training.begin(cfg, directory)
     setup.weights.report()
-    tokenizer = _tokenizer(setup, directory)
-    model = running.make_model(cfg, tokenizer, mesh, params=None)
+    model = dataclasses.replace(model, tokenizer=_tokenizer(setup, directory))
     batch = running.batch_shapes(cfg, mesh)
 
     def embed(state, *fixed):
@@ -124,7 +134,7 @@ def run(cfg: Contrast, directory: pathlib.Path):
             first=setup.first_state,
             step=make_step(cfg, whole=setup.whole, locked=setup.locked, beside=setup.beside),
             batch=batch,
-            batches=lambda start: running.batches(cfg, tokenizer, start),
+            batches=lambda start: running.batches(cfg, model.tokenizer, start),
             flops=lambda: model_flops(setup, batch),
             embed=embed,
         ),
@@ -132,18 +142,26 @@ def run(cfg: Contrast, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Contrast, directory: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Contrast,
+    directory: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Model:
     """The model of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
 
     Raises:
         ValueError: the run keeps only what was trained, and the checkpoint that it began with is gone.
     """
     mesh = sharding.make_mesh(MeshShape())
     item = "ema" if average and cfg.optim.ema else "params"
-    shapes = checkpoint.saved_shapes(checkpoints, step, item=item)
+    shapes = saved_shapes(checkpoints, step, item=item)
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
-    trained = checkpoint.restore_params(checkpoints, wanted, step, item=item)
+    trained = read(checkpoints, wanted, step, item=item)
     params = tuned_of(cfg).merged(trained, read_fixed(cfg, mesh))
     tokenizer = None if cfg.tokenizer is None else tokenizers.load(directory, cfg.tokenizer)
     objective = {"objective": trained.get("objective", {})}
