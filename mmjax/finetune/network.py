@@ -13,7 +13,6 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
-from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.tune import Tune
 from mmjax.finetune.tuned import Tuned
 from mmjax.towers import Encoded, batch_norm, text
@@ -72,18 +71,6 @@ class Network:
         """All parameters: {modality: ..., "fusion": ..., "head": {task: ...}}."""
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
         return {**own, **self.tuned.merged(trained, fixed)}
-
-    def after_step(self, before, state):
-        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
-        for name, tune in self.tunes.items():
-            if isinstance(tune, Pruned):
-                one = {name: state["params"][name]}
-                params = tune.after_step(state["step"], {name: before[name]}, one)
-                state = state | {"params": state["params"] | params}
-                if "ema" in state:
-                    average = tune.zeroed({name: state["ema"][name]}, params)
-                    state = state | {"ema": state["ema"] | average}
-        return state
 
     def __call__(self, params, inputs, *, key=None, learning: Collection[str] = ()) -> Found:
         """

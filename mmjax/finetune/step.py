@@ -57,7 +57,7 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return network.after_step(state["params"], new), found | {"loss": loss_} | of_update
+        return network.tuned.after_step(state["params"], new), found | {"loss": loss_} | of_update
 
     return step
 
