@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from mmjax import sharding
 from mmjax.contrastive import running
-from mmjax.contrastive.step import First, first, init_tower, state_of
+from mmjax.contrastive.step import First, first, init_tower, make_step, state_of
 from mmjax.finetune import inherited
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
@@ -50,6 +50,16 @@ class Setup:
         """What `whole` and `beside` are given beside what is trained: the teacher's parameters come last."""
         fixed = self.weights.read(self.fixed)
         return (fixed,) if self.teacher is None else (fixed, self.teacher.read(self.mesh))
+
+    def step(self) -> Callable:
+        """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
+        return make_step(
+            self.cfg,
+            whole=self.whole,
+            locked=self.locked,
+            beside=self.beside,
+            after=self.tuned.after_step,
+        )
 
     def first_state(self, layout, fixed, *_):
         """The state that training begins with."""

@@ -12,6 +12,7 @@ from tinycontrast import EMBED, ROWS, SIZE, TOKENIZER, batch, begun, contrast
 
 import mmjax
 from mmjax import sharding
+from mmjax.contrastive.step import make_step
 from mmjax.data.colour import Jitter
 from mmjax.data.geometry import Preprocess
 from mmjax.finetune import Contrast
@@ -19,6 +20,7 @@ from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast import model_flops
 from mmjax.finetune.contrast_setup import set_up
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.tune import Lora, Part
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
@@ -247,8 +249,20 @@ def test_colours_are_drawn_as_in_pretraining(workdir):
     noisy = dict(colour=(Jitter(prob=1.0),))
     setup, step, state, _ = begun(contrast(workdir, **noisy))
     cfg = tinycontrast.pretraining(**noisy, steps=10, optim=Optim(lr=0.01), log_every=1)
-    plain = jax.jit(tinycontrast.make_step(cfg))
+    plain = jax.jit(make_step(cfg))
     with jax.set_mesh(setup.mesh):
         _, expected = plain(state, sharding.put_batch(setup.mesh, batch()))
     _, found = step(state, batch())
     np.testing.assert_array_equal(found["loss"], expected["loss"])
+
+
+def test_a_pruned_tower_keeps_its_zeros_while_the_rest_learns(workdir):
+    towers = {"image": Backbone(tune=Pruned(share=0.5)), "text": Backbone()}
+    _, step, state, _ = begun(contrast(workdir, towers=towers, optim=Optim(lr=0.01, ema=0.5)))
+    zeros = jax.tree.map(lambda x: np.asarray(x) == 0, state["params"]["image"])
+    assert zeros["hidden"]["kernel"].mean() == 0.5
+    for _ in range(2):
+        state, _ = step(state, batch())
+    for item in ("params", "ema"):
+        still = jax.tree.map(lambda x: np.asarray(x) == 0, state[item]["image"])
+        np.testing.assert_array_equal(still["hidden"]["kernel"], zeros["hidden"]["kernel"])
