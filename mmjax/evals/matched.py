@@ -34,17 +34,18 @@ class Matched:
         if self.top < 2:
             raise ValueError(f"top={self.top} candidates leave nothing to reorder; use 2 or more")
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return "image", "text", f"classes/{self.task}"
+
     def prepare(self) -> None:
         self.source.prepare()
 
     def __call__(self, embed: Embed) -> Report:
-        key = f"classes/{self.task}"
-        if missing := {key, "image", "text"} - set(embed):
-            raise ValueError(f"{self.name} needs {', '.join(sorted(missing))}, which this model has not")
         pictures, id_N, texts, id_M = self._data
 
         def judge(image_P, text_P):
-            return embed[key](_Pairs(pictures, texts, image_P, text_P))[:, _YES]
+            return embed[f"classes/{self.task}"](_Pairs(pictures, texts, image_P, text_P))[:, _YES]
 
         scores_NM = ranking.scores(embed["image"](pictures), embed["text"](texts))
         right_NM = id_N[:, None] == id_M

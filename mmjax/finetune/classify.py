@@ -19,9 +19,10 @@ from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
 from mmjax.evaluation import check_needs
-from mmjax.finetune import base, fusion
+from mmjax.finetune import base
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
+from mmjax.finetune.fusion import Only
 from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.setup import Setup, set_up, shapes_of
@@ -42,7 +43,7 @@ class Classify:
 
     init_from: str  # the workdir of a run, or workdir@step, or workdir@best
     towers: dict[str, Backbone] = dataclasses.field(default_factory=lambda: {"image": Backbone()})
-    fusion: nn.Module = fusion.Only()  # of what several towers say of an example
+    fusion: nn.Module = Only()  # of what several towers say of an example
     tasks: dict[str, Task | Matching] = dataclasses.field(default_factory=lambda: {"class": Task()})
     mixup: float = 0.0  # parameter of the beta distribution of mixed pictures' shares; 0 mixes none
     data: Data
@@ -71,6 +72,11 @@ class Classify:
             raise ValueError(
                 f"tasks.{matching[0]} matches pictures and texts, but towers={sorted(self.towers)}; give the "
                 f"towers {' and '.join(MODALITIES)}"
+            )
+        if self.data.may_lack or self.data.hard_texts:
+            raise ValueError(
+                f"data.may_lack={self.data.may_lack} and data.hard_texts={self.data.hard_texts} are for "
+                "pretraining; every example of a finetune has all that its towers encode"
             )
         if not 0 <= self.mixup < math.inf:
             raise ValueError(f"mixup={self.mixup} must be 0 or more")
@@ -220,7 +226,8 @@ def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
 
 
 def _batch_shapes(cfg: Classify, network: Network, mesh: Mesh):
-    kinds = network.rows | {"id": ((), "int32")}
+    kinds = {name: (field.shape, field.dtype) for name, field in cfg.data.fields.items()}
+    kinds |= network.rows | {"id": ((), "int32")}
     if "image" in cfg.towers:
         size = cfg.preprocess.size
         kinds["image"] = (size, size, pipeline.channels(cfg.data)), "uint8"

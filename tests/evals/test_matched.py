@@ -83,7 +83,4 @@ def test_only_the_first_candidates_are_reordered_and_ties_stay():
 def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="top=1 candidates leave nothing"):
         Matched(name="x", source=Numbered(), top=1)
-    embed = model(lambda image, text: 0.5)
-    embed.pop("classes/match")
-    with pytest.raises(ValueError, match="numbers needs classes/match, which this model has not"):
-        Matched(name="numbers", source=Numbered())(embed)
+    assert Matched(name="x", source=Numbered(), task="m").needs == ("image", "text", "classes/m")
