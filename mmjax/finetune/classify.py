@@ -88,10 +88,16 @@ class Classify:
         return own_data.changes_of_classes(self, after)
 
     def load(
-        self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
     ) -> Classifier:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Classify, directory: pathlib.Path):
@@ -130,9 +136,17 @@ def run(cfg: Classify, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Classify, directory: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Classify,
+    directory: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Classifier:
     """The classifier of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
 
     Raises:
         ValueError: the run keeps only what was trained, and the checkpoint that it began with is gone.
@@ -145,7 +159,7 @@ def load_model(
         return sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
 
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(checkpoints, laid_out(parts.state["params"]), step, item=item)
+    params = read(checkpoints, laid_out(parts.state["params"]), step, item=item)
     fixed = {}
     if parts.fixed:
         setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)

@@ -14,8 +14,10 @@ import jax
 from mmjax import config, metrics, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
+from mmjax.data.tokenizers import Tokenizer
 from mmjax.finetune.averaging import soup
 from mmjax.finetune.classifier import Classifier
+from mmjax.finetune.quantized import Quantized
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
 
@@ -47,8 +49,8 @@ def opened(path: str) -> Classifier:
     cfg = config_of(where)
     folder, step = checkpoint_of(where, wanted)
     model = cfg.load(where, folder, step, average=True)
-    if not isinstance(model, Classifier):
-        raise ValueError(f"{path} is a {type(cfg).__name__}, no classifier; give the workdir of a finetune")
+    if isinstance(cfg, Quantized) or not isinstance(model, Classifier):
+        raise ValueError(f"{path} is a {type(cfg).__name__}; give the workdir of a finetune")
     return model
 
 
@@ -70,8 +72,13 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
     Raises:
         ValueError: the directory belongs to another run.
     """
-    cfg = model.config
-    cfg = dataclasses.replace(
+    cfg = whole(model.config)
+    write(directory, cfg, model.tokenizer, cfg.steps, params, meta)
+
+
+def whole(cfg):
+    """The config of a finetune of all parameters, for what another one ended with, merged."""
+    return dataclasses.replace(
         cfg,
         towers={
             name: dataclasses.replace(tower, tune=Full(), frozen_steps=0)
@@ -80,11 +87,19 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
         optim=dataclasses.replace(cfg.optim, ema=None, frozen=None, multipliers=()),
         checkpoint=Checkpointing(),
     )
+
+
+def write(directory: pathlib.Path, cfg, tokenizer: Tokenizer | None, step: int, params, meta: dict[str, Any]):
+    """Writes the workdir of a config, with parameters that no training left there.
+
+    Raises:
+        ValueError: the directory belongs to another run.
+    """
     check_free(directory)
     workdir.write(directory / "config.json", config.to_json(cfg))
-    if model.tokenizer is not None:
-        workdir.write(directory / tokenizers.FILE, model.tokenizer.model)
-    checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
-    checkpoints.save(cfg.steps, {"params": params}, meta)
+    if tokenizer is not None:
+        workdir.write(directory / tokenizers.FILE, tokenizer.model)
+    checkpoints = Checkpoints(directory / "checkpoints", Checkpointing())
+    checkpoints.save(step, {"params": params}, meta)
     checkpoints.wait()
     checkpoints.close()

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mmjax.kernels.attention import preparation
 from mmjax.towers.conv import ConvNet
 from mmjax.towers.layers import Attention
 from mmjax.towers.resnet import ResNet
@@ -79,24 +80,32 @@ class _Opened:
 
     def __call__(self, next_function, args, kwargs, context):
         if isinstance(context.module, Attention) and context.method_name == "mix":
-            return self._mix(context.module.heads, *args)
+            return self._mix(context.module.heads, *args, **kwargs)
         if context.method_name == "pooled":
             self._tokens, *others = args
             nudge = 0 if self._nudges is None else self._nudges.tokens
             return next_function(self._tokens + nudge, *others, **kwargs)
         return next_function(*args, **kwargs)
 
-    def _mix(self, heads, query_BSX, key_BTX, value_BTX):
+    def _mix(self, heads, query_BSX, key_BTX, value_BTX, *, qk_norm=None, angles=None, **masks):
         """Attention of positions that all see each other, as those of pictures do."""
-        q, k, v = (
-            einops.rearrange(x, "b s (n k) -> b n s k", n=heads) for x in (query_BSX, key_BTX, value_BTX)
+        assert all(mask is None for mask in masks.values())
+        by_head = (
+            einops.rearrange(x, "b s (n k) -> b s n k", n=heads) for x in (query_BSX, key_BTX, value_BTX)
         )
-        scores_BNST = jnp.einsum("bnsk,bntk->bnst", q, k, preferred_element_type=jnp.float32)
-        weights_BNST = jax.nn.softmax(scores_BNST / math.sqrt(q.shape[-1]), axis=-1)
+        q_BSNK, k_BTNK, v_BTNK = by_head
+        if qk_norm is not None:
+            q_BSNK, k_BTNK = (
+                preparation.normalised(x) * g for x, g in zip((q_BSNK, k_BTNK), qk_norm, strict=True)
+            )
+        if angles is not None:
+            q_BSNK, k_BTNK = (preparation.turned(x, angles) for x in (q_BSNK, k_BTNK))
+        scores_BNST = jnp.einsum("bsnk,btnk->bnst", q_BSNK, k_BTNK, preferred_element_type=jnp.float32)
+        weights_BNST = jax.nn.softmax(scores_BNST / math.sqrt(q_BSNK.shape[-1]), axis=-1)
         nudge = 0 if self._nudges is None else self._nudges.weights[len(self._weights)]
         self._weights.append(weights_BNST)
-        y_BNSK = jnp.einsum("bnst,bntk->bnsk", (weights_BNST + nudge).astype(v.dtype), v)
-        return einops.rearrange(y_BNSK, "b n s k -> b s (n k)")
+        y_BSNK = jnp.einsum("bnst,btnk->bsnk", (weights_BNST + nudge).astype(v_BTNK.dtype), v_BTNK)
+        return einops.rearrange(y_BSNK, "b s n k -> b s (n k)")
 
 
 def _of_vit(tower: ViT, passed: _Seen):
