@@ -69,6 +69,7 @@ class Probe:
         check_free(directory)
         check_needs(self.evals, [self.modality, f"classes/{_TASK}"])
         start = base.find(self.init_from, config.packages(self))
+        start.tower(self.modality)
         metrics.start_log(None)
         with metrics.phase("preparing the data"):
             for part in (self.train, self.val, *self.evals.values()):
