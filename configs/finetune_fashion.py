@@ -1,17 +1,19 @@
-"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, or a head alone.
+"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, half of its weights, or a head.
 
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
 `head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
-comparison.
+comparison; `shots=16` trains on 16 pictures a class alone. `tune=pruned,keep_head,init_from=runs/fashion`
+goes on with a finetune, half of its weights gone.
 """
 
 from configs.finetune_folder import HEADS, RATES, TUNES, Heads, Tunes
 from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.fashion import Fashion
+from mmjax.data.sources.few import Few
 from mmjax.evals.classified import Classified
-from mmjax.finetune import Backbone, Classify
+from mmjax.finetune import Backbone, Classify, Task
 from mmjax.finetune.adapt import Adapt
 from mmjax.optim import Optim
 
@@ -20,16 +22,20 @@ def get_config(
     init_from: str = "runs/quickstart",
     tune: Tunes = "full",
     head: Heads = "linear",
+    keep_head: bool = False,
     fresh: bool = False,
     size: int = 48,
+    shots: int | None = None,
     steps: int = 1_500,
     seed: int = 0,
 ):
     train = Fashion(split="train")
+    if shots is not None:
+        train = Few(source=train, each=shots, seed=seed)
     return Classify(
         init_from=init_from,
-        tower=Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None)),
-        head=HEADS[head],
+        towers={"image": Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None))},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head)},
         data=Data(
             train=train,
             batch_size=128,

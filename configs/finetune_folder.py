@@ -14,20 +14,20 @@ from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
-from mmjax.finetune import Backbone, Classify, heads
-from mmjax.finetune.loss import Regular
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune import Backbone, Classify, Task, heads
+from mmjax.finetune.tune import Full, Lora, Part, Pruned
 from mmjax.optim import Optim
 
-Tunes = Literal["full", "lora", "bias", "head"]
+Tunes = Literal["full", "lora", "bias", "head", "pruned"]
 Heads = Literal["linear", "prompts", "attentive"]
 TUNES = {
     "full": Full(),
     "lora": Lora(pattern="kernel$"),
     "bias": Part(pattern="bias$"),
     "head": Part(),
+    "pruned": Pruned(share=0.5),
 }
-RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2}
+RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2, "pruned": 5e-4}
 HEADS = {
     "linear": heads.Linear(),
     "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),
@@ -39,6 +39,7 @@ def get_config(
     init_from: str = "runs/quickstart",
     tune: Tunes = "full",
     head: Heads = "linear",
+    keep_head: bool = False,
     size: int = 48,
     steps: int = 300,
 ):
@@ -46,9 +47,8 @@ def get_config(
     train, val = splits
     return Classify(
         init_from=init_from,
-        tower=Backbone(tune=TUNES[tune], frozen_steps=steps // 10),
-        head=HEADS[head],
-        regular=Regular(smoothing=0.1),
+        towers={"image": Backbone(tune=TUNES[tune], frozen_steps=steps // 10)},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head, smoothing=0.1)},
         data=Data(
             train=train,
             batch_size=32,

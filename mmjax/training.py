@@ -5,7 +5,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from mmjax import config, flops, loop, metrics, optim, sharding, workdir
 from mmjax.checkpoint import Checkpoints
 from mmjax.data import REASONS, pipeline
 from mmjax.evals import Embed
-from mmjax.evaluation import Evaluation, finish
+from mmjax.evaluation import Evaluation, finish, licences
 from mmjax.towers import batch_norm
 
 log = logging.getLogger("mmjax")
@@ -100,9 +99,7 @@ def _train(cfg, directory: pathlib.Path, training: Training, peak: float):
             start=start,
         )
     checkpoints.close()
-    sources = [cfg.data.train, *(evaluator.source for evaluator in cfg.evals.values())]
-    licences = list(dict.fromkeys(source.licence for source in sources if source.licence))
-    finish(directory, cfg, evaluation, licences)
+    finish(directory, cfg, evaluation, licences(cfg.data.train, *cfg.evals.values()))
 
 
 def state_of(cfg, params, key) -> dict[str, Any]:
@@ -127,20 +124,18 @@ def step_key(state):
     return jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
 
 
-def update(cfg, state, grads, statistics, *, still: dict[str, jax.Array] | None = None):
+def update(cfg, state, grads, statistics, *, still=None):
     """The state after a step, and metrics of it.
 
     Args:
         statistics: running ones, that take the place of parameters at their paths.
-        still: parts of the parameters, by first name, that stay as they are where this is true.
+        still: a tree of bool like the parameters: which stay as they are; None for none.
     """
-    still = still or {}
     updates, opt_state = optim.make(cfg.optim, cfg.steps).update(grads, state["opt_state"], state["params"])
     params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
-    for name, stays in still.items():
-        kept = functools.partial(jnp.where, stays)
-        params = params | {name: jax.tree.map(kept, state["params"][name], params[name])}
-        updates = updates | {name: jax.tree.map(lambda x, stays=stays: jnp.where(stays, 0, x), updates[name])}
+    if still is not None:
+        params = jax.tree.map(jnp.where, still, state["params"], params)
+        updates = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, updates)
     new = {**state, "params": params, "opt_state": opt_state, "step": state["step"] + 1}
     if cfg.optim.ema:
         new["ema"] = optim.average(cfg.optim, state["ema"], params, state["step"])

@@ -8,7 +8,7 @@ where an example cannot be read.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ def batches(
     tokenizer: Tokenizer | None,
     *,
     modalities: Collection[str] = ("image", "text"),
-    labels: Callable[[dict[str, Any]], np.ndarray] | None = None,
+    labels: Mapping[str, Callable[[dict[str, Any]], np.ndarray]] | None = None,
     start: int = 0,
     process: int = 0,
     processes: int = 1,
@@ -159,7 +159,7 @@ def batches(
         data: what is read.
         tokenizer: for "text"; None where that is no modality.
         modalities: "image" and "text" are prepared where they are among these, `data.fields` always.
-        labels: the array `label` of an example; None leaves it out.
+        labels: the arrays `label/<task>` of an example, by task; None for none.
         start, process, processes: where the stream begins, and whose rows.
 
     Raises:
@@ -187,7 +187,7 @@ def batches(
         preparing.check_first(data)
     blank_HWC = np.zeros_like(preparing.first_picture(data)) if "image" in modalities else None
     tokenizer = tokenizer if "text" in modalities else None
-    examples = turns.random_map(preparing.Prepare(data, tokenizer, blank_HWC, labels, replaced))
+    examples = turns.random_map(preparing.Prepare(data, tokenizer, blank_HWC, labels or {}, replaced))
     rows = _Rows(examples, data.batch_size, process, processes)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.ahead)
     stacked = grain.MapDataset.source(rows).batch(data.batch_size // processes, drop_remainder=True)

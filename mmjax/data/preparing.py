@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Prepare:
     data: Any  # a `pipeline.Data`
     tokenizer: Tokenizer | None  # None: no texts
     blank_HWC: np.ndarray | None  # in place of a picture that is not there; None: no pictures
-    labels: Callable[[dict[str, Any]], np.ndarray] | None  # the array `label`; None: there is none
+    labels: Mapping[str, Callable[[dict[str, Any]], np.ndarray]]  # the arrays `label/<task>`, by task
     replaced: Replaced
 
     def __call__(self, turn: tuple[int, int], rng: np.random.Generator):
@@ -47,8 +47,7 @@ class Prepare:
         if self.tokenizer is not None:
             caption = "" if "text" in absent else data.captions(example, rng)
             arrays["text"] = self.tokenizer([caption])[0]
-        if self.labels is not None:
-            arrays["label"] = self.labels(example)
+        arrays |= {f"label/{task}": label(example) for task, label in self.labels.items()}
         if self.blank_HWC is not None:
             arrays["image"] = self.blank_HWC
             if "image" not in absent:

@@ -14,18 +14,23 @@ from mmjax.evals.examples import Examples, Pictures, check_fields, readable, spr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified:
-    """The metrics of classification of `embed["classes"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...; the
-    confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
+    """The metrics of classification of `embed["classes/<task>"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...;
+    the confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
 
     name: str  # data set and split, as metrics name it
     source: Source
     classes: Source | None = None  # the training data, whose classes are predicted; None: the source's own
+    task: str = "class"  # which one of the classifier
     labels: Labels = OneClass()
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (f"classes/{self.task}",)
 
     def prepare(self) -> None:
         """Raises ValueError where the source has a class that is not predicted."""
@@ -37,7 +42,7 @@ class Classified:
 
     def __call__(self, embed: Embed) -> Report:
         index_N, target_NC = self._targets
-        probs_NC = embed["classes"](Examples(self.source, index_N))
+        probs_NC = embed[f"classes/{self.task}"](Examples(self.source, index_N))
         if probs_NC.shape[1] != target_NC.shape[1]:
             raise ValueError(
                 f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "

@@ -1,6 +1,8 @@
-"""Classification with one tower of a checkpoint: the config of a finetune, and the finetune itself."""
+"""Classification with towers of a checkpoint: the config of a finetune, and the finetune itself."""
 
 import dataclasses
+import functools
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -11,41 +13,22 @@ from jax.sharding import Mesh
 
 from mmjax import config, flops, metrics, own_data, sharding, training, workdir
 from mmjax.checkpoint import Checkpointing, restore_params
-from mmjax.data import labels, pipeline, tokenizers
+from mmjax.data import pipeline, tokenizers
 from mmjax.data.geometry import Preprocess
-from mmjax.data.labels import Labels, OneClass
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.finetune import adapt, base, heads
-from mmjax.finetune.adapt import Adapt
+from mmjax.evaluation import check_needs
+from mmjax.finetune import base, fusion
+from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
-from mmjax.finetune.loss import Regular, class_weights
-from mmjax.finetune.network import Network
+from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.setup import Setup, set_up, shapes_of
-from mmjax.finetune.step import learns, make_step
-from mmjax.finetune.tune import Full, Tune
+from mmjax.finetune.step import learning, make_step
+from mmjax.finetune.tasks import Task
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
 from mmjax.training import Training
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """The tower of a checkpoint, and what of it is trained."""
-
-    modality: str = "image"
-    tune: Tune = Full()
-    frozen_steps: int = 0  # first steps that train the head alone
-    adapt: Adapt = Adapt()  # what may differ from the checkpoint
-    module: nn.Module | None = None  # None: as the checkpoint's run has it
-    tokenizer: TokenizerConfig | None = None  # of texts; None: as the checkpoint's run has it
-
-    def __post_init__(self):
-        if self.modality not in ("image", "text"):
-            raise ValueError(f"modality={self.modality!r} is not classified yet; use 'image' or 'text'")
-        if self.frozen_steps < 0:
-            raise ValueError(f"frozen_steps={self.frozen_steps} must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,10 +40,10 @@ class Classify:
     """
 
     init_from: str  # the workdir of a run, or workdir@step, or workdir@best
-    tower: Backbone = Backbone()
-    head: nn.Module = heads.Linear()
-    labels: Labels = OneClass()
-    regular: Regular = Regular()
+    towers: dict[str, Backbone] = dataclasses.field(default_factory=lambda: {"image": Backbone()})
+    fusion: nn.Module = fusion.Only()  # of what several towers say of an example
+    tasks: dict[str, Task] = dataclasses.field(default_factory=lambda: {"class": Task()})
+    mixup: float = 0.0  # parameter of the beta distribution of mixed pictures' shares; 0 mixes none
     data: Data
     colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
     preprocess: Preprocess | None = None  # only its size may be another than the checkpoint's
@@ -74,17 +57,23 @@ class Classify:
 
     def __post_init__(self):
         training.check(self)
-        if self.regular.mixup and self.tower.modality != "image":
-            raise ValueError(f"mixup={self.regular.mixup} mixes pictures; set regular.mixup=0 for texts")
+        if not self.towers or not self.tasks:
+            raise ValueError(f"towers={[*self.towers]} and tasks={[*self.tasks]}: give one or more of each")
+        known = {"image", "text", *self.data.fields} - {HEAD, FUSION}
+        if unknown := sorted(set(self.towers) - known):
+            raise ValueError(
+                f"towers has {unknown}, which no example has; use {', '.join(sorted(known))}, or say in "
+                "data.fields what array it is"
+            )
+        if not 0 <= self.mixup < math.inf:
+            raise ValueError(f"mixup={self.mixup} must be 0 or more")
+        if self.mixup and set(self.towers) != {"image"}:
+            raise ValueError(f"mixup={self.mixup} mixes pictures only; use 0 for {[*self.towers]}")
 
     @property
-    def towers(self) -> dict[str, nn.Module]:
-        """What a finetune that starts from this one may ask for."""
-        return {self.tower.modality: self.tower.module}
-
-    @property
-    def tokenizer(self) -> TokenizerConfig:
-        return self.tower.tokenizer
+    def tokenizer(self) -> TokenizerConfig | None:
+        """Of texts, where there is a tower for them."""
+        return self.towers["text"].tokenizer if "text" in self.towers else None
 
     def run(self, directory: pathlib.Path):
         """What `mmjax.main` calls: `run` of this config."""
@@ -99,25 +88,31 @@ class Classify:
         return own_data.changes_of_classes(self, after)
 
     def load(
-        self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
     ) -> Classifier:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Classify, directory: pathlib.Path):
     """Finetunes, evaluates and reports in `directory`; goes on from its last checkpoint if there is one."""
     # The classes are part of the config that claims the directory, where the log will be kept.
     metrics.start_log(None)
+    check_needs(cfg.evals, [*cfg.towers, *(f"classes/{task}" for task in cfg.tasks)])
     training.prepare(cfg)
     setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)))
     cfg, mesh = setup.cfg, setup.mesh
-    weight_C = class_weights(cfg.regular, _counted(cfg))
+    weights = {name: task.class_weights(cfg.data.train) for name, task in cfg.tasks.items()}
     training.begin(cfg, directory)
-    adapt.report(setup.base, setup.plan)
+    setup.report()
     tokenizer = _tokenizer(setup, directory)
-    read = cfg.labels.reader(cfg.data.train)
-    made = functions(setup.network, cfg.labels.several, mesh)
+    made = functions(setup.network, _labels(cfg), mesh)
 
     def embed(state, fixed):
         params = state.get("ema", state["params"])
@@ -128,12 +123,12 @@ def run(cfg: Classify, directory: pathlib.Path):
         directory,
         Training(
             mesh=mesh,
-            shapes=setup.state,
-            fixed=lambda: (setup.read(setup.fixed),),
+            shapes=setup.shapes.state,
+            fixed=lambda: (setup.read(setup.shapes.fixed),),
             first=setup.first_state,
-            step=make_step(cfg, setup.network, weight_C),
-            batch=_batch_shapes(cfg, mesh),
-            batches=lambda start: _batches(cfg, read, tokenizer, start),
+            step=make_step(cfg, setup.network, weights),
+            batch=_batch_shapes(cfg, setup.network, mesh),
+            batches=lambda start: _batches(cfg, tokenizer, start),
             flops=lambda: model_flops(setup),
             embed=embed,
         ),
@@ -141,9 +136,17 @@ def run(cfg: Classify, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Classify, directory: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Classify,
+    directory: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Classifier:
     """The classifier of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
 
     Raises:
         ValueError: the run keeps only what was trained, and the checkpoint that it began with is gone.
@@ -156,20 +159,20 @@ def load_model(
         return sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
 
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(checkpoints, laid_out(parts.state["params"]), step, item=item)
+    params = read(checkpoints, laid_out(parts.state["params"]), step, item=item)
     fixed = {}
     if parts.fixed:
         setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)
         fixed = setup.read(parts.fixed)
-    tokenizer = tokenizers.load(directory, cfg.tokenizer) if cfg.tower.modality == "text" else None
-    made = functions(network, cfg.labels.several, mesh)
+    tokenizer = tokenizers.load(directory, cfg.tokenizer) if "text" in cfg.towers else None
+    made = functions(network, _labels(cfg), mesh)
     return _classifier(cfg, network, made, tokenizer, mesh, params, fixed)
 
 
 def _classifier(cfg, network, made, tokenizer, mesh: Mesh, params, fixed) -> Classifier:
     return Classifier(
         network=network,
-        labels=cfg.labels,
+        labels=_labels(cfg),
         params=params,
         fixed=fixed,
         functions=made,
@@ -179,25 +182,13 @@ def _classifier(cfg, network, made, tokenizer, mesh: Mesh, params, fixed) -> Cla
     )
 
 
-def _counted(cfg: Classify):
-    """Training examples by class.
-
-    Raises:
-        ValueError: a class has none.
-    """
-    count_C = labels.counted(cfg.labels, cfg.data.train)
-    missing = [name for name, count in zip(cfg.labels.names, count_C, strict=True) if not count]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(count_C)} classes have no training example: {', '.join(missing[:5])}; "
-            "add examples, or leave these classes out of labels.names and of the data"
-        )
-    return count_C
+def _labels(cfg: Classify):
+    return {name: task.labels for name, task in cfg.tasks.items()}
 
 
 def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
-    """The checkpoint's, copied into the run's directory, where texts are classified."""
-    if setup.cfg.tower.modality != "text":
+    """The checkpoint's, copied into the run's directory, where there is a tower for texts."""
+    if "text" not in setup.cfg.towers:
         return None
     path = directory / tokenizers.FILE
     if jax.process_index() == 0 and not path.is_file():
@@ -205,22 +196,23 @@ def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
     return setup.base.tokenizer()
 
 
-def _batch_shapes(cfg: Classify, mesh: Mesh):
-    kinds = {"id": ((), jnp.int32), "label": ((len(cfg.labels.names),), jnp.uint8)}
-    if cfg.tower.modality == "text":
-        kinds["text"] = ((cfg.tokenizer.length,), jnp.int32)
-    else:
+def _batch_shapes(cfg: Classify, network: Network, mesh: Mesh):
+    kinds = network.rows | {"id": ((), "int32")}
+    if "image" in cfg.towers:
         size = cfg.preprocess.size
-        kinds["image"] = ((size, size, pipeline.channels(cfg.data)), jnp.uint8)
-    return training.batch_shapes(cfg, mesh, kinds)
+        kinds["image"] = (size, size, pipeline.channels(cfg.data)), "uint8"
+    kinds |= {f"label/{name}": ((len(task.labels.names),), "uint8") for name, task in cfg.tasks.items()}
+    return training.batch_shapes(
+        cfg, mesh, {name: (shape, jnp.dtype(d)) for name, (shape, d) in kinds.items()}
+    )
 
 
-def _batches(cfg: Classify, read: Callable, tokenizer: Tokenizer | None, start: int):
+def _batches(cfg: Classify, tokenizer: Tokenizer | None, start: int):
     return pipeline.batches(
         cfg.data,
         tokenizer,
-        modalities=(cfg.tower.modality,),
-        labels=read,
+        modalities=cfg.towers,
+        labels={name: task.labels.reader(cfg.data.train) for name, task in cfg.tasks.items()},
         start=start * cfg.data.batch_size,
         process=jax.process_index(),
         processes=jax.process_count(),
@@ -228,10 +220,13 @@ def _batches(cfg: Classify, read: Callable, tokenizer: Tokenizer | None, start: 
 
 
 def model_flops(setup: Setup) -> int:
-    """Operations of a step: forward, and twice as many backward for all but a tower that is not trained."""
+    """Operations of a step: forward, and twice as many backward for all but towers that are not trained."""
     network, rows = setup.network, setup.cfg.data.batch_size
-    params = {**setup.tower, "head": setup.state["params"]["head"]}
-    inputs = network.examples(rows)
+    trained, inputs = setup.shapes.state["params"], network.examples(rows)
+    params = jax.eval_shape(network.params, trained, setup.shapes.fixed)
     forward = flops.count(network, params, inputs)
-    tower = flops.count(network.tower.apply, {"params": params[network.modality]}, inputs)
-    return 3 * forward - 2 * tower * (not learns(setup.cfg, setup.state["params"]))
+    learns = learning(setup.cfg, network, trained)
+    still = [name for name in network.towers if name not in learns]
+    return 3 * forward - 2 * sum(
+        flops.count(functools.partial(network.encode, name), params, inputs[name]) for name in still
+    )

@@ -4,20 +4,21 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mmjax import metrics, sharding
 from mmjax.data import pipeline
 from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
-from mmjax.finetune.network import Network
+from mmjax.finetune.network import HEAD, Network
 from mmjax.finetune.step import init_state
 
 
 class Shapes(NamedTuple):
     """Trees of `jax.ShapeDtypeStruct`s."""
 
-    tower: Any  # all parameters of the tower
+    towers: Any  # all parameters of the towers
     start: Any  # those that training begins with
     fixed: Any  # those that it leaves as they are
     state: Any  # the train state
@@ -31,31 +32,46 @@ class Setup:
     base: Base
     mesh: Mesh
     network: Network
-    plan: list[adapt.Step]
-    tower: Any
-    start: Any
-    fixed: Any
-    state: Any
+    plans: dict[str, list[adapt.Step]]  # of each tower
+    shapes: Shapes
+
+    def report(self):
+        """Logs what becomes of every parameter of the towers."""
+        for plan in self.plans.values():
+            adapt.report(self.base, plan)
 
     def read(self, shapes):
-        """A part of the tower's parameters, of the checkpoint as far as the plan has them from there."""
-        if not jax.tree.leaves(shapes):
-            return {}
-        wanted = sharding.with_layout(shapes, sharding.shardings(self.mesh, shapes))
-        with metrics.phase(f"reading {self.base.name}"):
-            return adapt.load(self.base, self.cfg.tower.adapt, self.plan, wanted, self._init_tower)
+        """A part of the towers' parameters, of the checkpoint as far as the plans have them from there."""
+        found = {}
+        for modality, of_tower in shapes.items():
+            part = {modality: of_tower}
+            wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
+            change, plan = self.cfg.towers[modality].adapt, self.plans[modality]
+            with metrics.phase(f"reading {modality} of {self.base.name}"):
+                found |= adapt.load(self.base, change, plan, wanted, self._init_towers)
+        return found
 
     def first_state(self, layout, fixed):
         """The state that training begins with."""
-        kernel_EC = None
-        if isinstance(self.network.head, heads.Prompted):
-            kernel_EC = zero_shot.kernel(self.base, self.network.head, self.cfg.labels.names, self.mesh)
+        kernels = {
+            name: zero_shot.kernel(self.base, task.head, task.labels.names, self.mesh)
+            for name, task in self.cfg.tasks.items()
+            if isinstance(task.head, heads.Prompted) and not task.keep_head
+        }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.start), fixed, kernel_EC)
+        return make(self.read(self.shapes.start), fixed, kernels, self._kept_heads())
 
-    def _init_tower(self):
-        layout = sharding.shardings(self.mesh, self.tower)
-        return jax.jit(lambda: _init_tower(self.cfg, self.network), out_shardings=layout)()
+    def _kept_heads(self):
+        all_heads = self.shapes.state["params"][HEAD]
+        wanted = {name: all_heads[name] for name, task in self.cfg.tasks.items() if task.keep_head}
+        if not wanted:
+            return {}
+        part = {HEAD: wanted}
+        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))[HEAD]
+
+    def _init_towers(self):
+        layout = sharding.shardings(self.mesh, self.shapes.towers)
+        return jax.jit(lambda: _init_towers(self.cfg, self.network), out_shardings=layout)()
 
 
 def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
@@ -67,29 +83,27 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     cfg = resolved(cfg, base)
     mesh = sharding.make_mesh(cfg.mesh) if mesh is None else mesh
     sharding.check_batch(mesh, cfg.data.batch_size)
-    if cfg.tower.modality == "image":
+    if "image" in cfg.towers:
         pipeline.check_size(cfg.data, cfg.preprocess.size)
     network = Network.of(cfg)
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
-    there = {network.modality: base.shapes()[network.modality]}
-    plan = adapt.plan(cfg.tower.adapt, there, shapes.tower)
-    return Setup(cfg=cfg, base=base, mesh=mesh, network=network, plan=plan, **shapes._asdict())
+    there = base.shapes()
+    _check_kept_heads(cfg, base, there, shapes.state["params"])
+    plans = {
+        modality: adapt.plan(tower.adapt, {modality: there[modality]}, {modality: shapes.towers[modality]})
+        for modality, tower in cfg.towers.items()
+    }
+    return Setup(cfg=cfg, base=base, mesh=mesh, network=network, plans=plans, shapes=shapes)
 
 
 def resolved(cfg, base: Base):
     """The config with all that it takes from the checkpoint and from the training data, which is prepared.
 
     Raises:
-        ValueError: the checkpoint has no such tower, or prepares pictures otherwise; the head has another
+        ValueError: the checkpoint has not these towers, or prepares pictures otherwise; a head has another
             number of classes than the data.
     """
-    tower = cfg.tower
-    module = tower.module or base.tower(tower.modality)
-    base.tower(tower.modality)
-    tokenizer = tower.tokenizer
-    if tower.modality == "text":
-        tokenizer = tokenizer or base.config.tokenizer
     there = base.config.preprocess
     preprocess = cfg.preprocess or there
     if preprocess != dataclasses.replace(there, size=preprocess.size):
@@ -97,20 +111,31 @@ def resolved(cfg, base: Base):
             f"preprocess={preprocess} differs from the checkpoint's {there} in more than its size; leave it "
             "out, or change the size alone"
         )
-    labels = cfg.labels.resolved(cfg.data.train)
-    if cfg.head.classes not in (0, len(labels.names)):
-        raise ValueError(
-            f"head.classes={cfg.head.classes}, but there are {len(labels.names)} classes "
-            f"({', '.join(labels.names[:8])}); leave it 0"
-        )
     return dataclasses.replace(
         cfg,
         init_from=base.name,
-        tower=dataclasses.replace(tower, module=module, tokenizer=tokenizer),
-        head=cfg.head.clone(classes=len(labels.names)),
-        labels=labels,
+        towers={modality: _resolved(tower, modality, base) for modality, tower in cfg.towers.items()},
+        tasks={name: task.resolved(name, cfg.data.train) for name, task in cfg.tasks.items()},
         preprocess=preprocess,
     )
+
+
+def _check_kept_heads(cfg, base: Base, there, here):
+    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes."""
+    for name in (name for name, task in cfg.tasks.items() if task.keep_head):
+        old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
+        if old != new or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names:
+            raise ValueError(
+                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes; begin with a "
+                "finetune of this task, or leave it out"
+            )
+
+
+def _resolved(tower, modality: str, base: Base):
+    """A `Backbone` with what it takes from the checkpoint."""
+    there = base.tower(modality)
+    tokenizer = (tower.tokenizer or base.config.tokenizer) if modality == "text" else None
+    return dataclasses.replace(tower, module=tower.module or there, tokenizer=tokenizer)
 
 
 def shapes_of(cfg, network: Network) -> Shapes:
@@ -119,12 +144,15 @@ def shapes_of(cfg, network: Network) -> Shapes:
     Raises:
         ValueError: a pattern of the optimizer or of what is tuned names nothing.
     """
-    tower = jax.eval_shape(lambda: _init_tower(cfg, network))
-    start, fixed = network.tune.start(tower), network.tune.fixed(tower)
+    towers = jax.eval_shape(lambda: _init_towers(cfg, network))
+    start, fixed = network.start(towers), network.fixed(towers)
     state = jax.eval_shape(lambda *parts: init_state(cfg, network, *parts), start, fixed)
-    return Shapes(tower, start, fixed, state)
+    return Shapes(towers, start, fixed, state)
 
 
-def _init_tower(cfg, network: Network):
+def _init_towers(cfg, network: Network):
     key = jax.random.fold_in(jax.random.key(cfg.seed), 1)
-    return {network.modality: network.tower.init(key, network.examples(1))["params"]}
+    return {
+        modality: network.towers[modality].init(jax.random.fold_in(key, i), x)["params"]
+        for i, (modality, x) in enumerate(network.examples(1).items())
+    }

@@ -13,67 +13,88 @@ from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
 from mmjax.finetune.network import HEAD, Network
+from mmjax.optim.paths import map_paths
 
 
-def init_state(cfg, network: Network, start, fixed, kernel_EC=None):
+def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
     """The state that training begins with, from `cfg.seed` alone and what comes of the checkpoint.
 
     Args:
         cfg: a resolved `Classify`.
-        start, fixed: what `network.tune` makes of the tower's parameters.
-        kernel_EC: of the head, in place of zeros.
+        start, fixed: what `network` makes of the towers' parameters.
+        kernels: [E, C] of heads by task, in place of zeros.
+        kept: all parameters of heads by task.
     """
     head_key, tune_key, run_key = jax.random.split(jax.random.key(cfg.seed), 3)
-    trained = network.tune.begin(tune_key, start, fixed)
-    tower = network.tune.merged(trained, fixed)[network.modality]
-    head = network.init_head(head_key, tower, network.examples(1))
-    if kernel_EC is not None:
-        head = head | {"logits": head["logits"] | {"kernel": kernel_EC}}
-    return training.state_of(cfg, {**trained, HEAD: head}, run_key)
+    trained = network.begin(tune_key, start, fixed)
+    rest = network.init_heads(head_key, network.params(trained, fixed))
+    for task, kernel_EC in (kernels or {}).items():
+        rest[HEAD][task]["logits"]["kernel"] = kernel_EC
+    rest[HEAD] |= kept or {}
+    return training.state_of(cfg, {**trained, **rest}, run_key)
 
 
-def learns(cfg, trained) -> bool:
-    """Whether anything but the head is trained."""
+def learning(cfg, network: Network, trained) -> set[str]:
+    """The towers that are trained, or beside which something is."""
     frozen = optim.frozen(cfg.optim, trained)
-    return not all(jax.tree.leaves({name: x for name, x in frozen.items() if name != HEAD}))
+    return set(jax.tree.leaves(map_paths(lambda path, yes: None if yes else network.tower_of(path), frozen)))
 
 
-def make_step(cfg, network: Network, weight_C: np.ndarray) -> Callable:
-    """`(state, batch, fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
+def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable:
+    """`(state, batch, fixed) -> (state, metrics)`, pure: one step of training on one global batch.
+
+    Args:
+        weights: [C] of the classes, by task.
+    """
 
     def step(state, batch, fixed):
         key = training.step_key(state)
 
         def of(trained):
-            return value(cfg, network, weight_C, trained, fixed, batch, key)
+            return value(cfg, network, weights, trained, fixed, batch, key)
 
         (loss_, (found, statistics)), grads = jax.value_and_grad(of, has_aux=True)(state["params"])
-        waits = state["step"] < cfg.tower.frozen_steps
-        still = {name: waits for name in state["params"] if name != HEAD} if cfg.tower.frozen_steps else {}
-        for name in still:
-            grads |= {name: jax.tree.map(lambda x: jnp.where(waits, 0, x), grads[name])}
+        still = _still(cfg, network, state)
+        if still is not None:
+            grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return new, found | {"loss": loss_} | of_update
+        return network.after_step(state["params"], new), found | {"loss": loss_} | of_update
 
     return step
 
 
-def value(cfg, network: Network, weight_C, trained, fixed, batch, key):
+def value(cfg, network: Network, weights, trained, fixed, batch, key):
     """The loss on a batch in training, and (metrics, running statistics)."""
     colour_key, mix_key, network_key = jax.random.split(key, 3)
     trained = optim.stop_frozen(cfg.optim, trained)
-    inputs, target_BC = batch[network.modality], batch["label"].astype(jnp.float32)
-    if network.modality == "image":
-        inputs = colour.augment(cfg.colour, inputs, colour_key)
-        inputs, mixed_BC = loss.mixed(cfg.regular, inputs, target_BC, mix_key)
-    else:
-        mixed_BC = target_BC
-    params = network.params(trained, fixed)
-    found = network(params, network.normalised(inputs), key=network_key, learns=learns(cfg, trained))
-    entropy = loss.binary_cross_entropy if cfg.labels.several else loss.cross_entropy
-    loss_ = entropy(found.logits_BC, mixed_BC, weight_C, smoothing=cfg.regular.smoothing)
-    if cfg.labels.several:
-        right = (found.logits_BC > 0) == (target_BC > 0)
-    else:
-        right = found.logits_BC.argmax(axis=1) == target_BC.argmax(axis=1)
-    return loss_, ({"accuracy": jnp.mean(right.astype(jnp.float32))}, found.statistics)
+    inputs = {name: batch[name] for name in network.towers}
+    if "image" in inputs:
+        inputs["image"] = colour.augment(cfg.colour, inputs["image"], colour_key)
+    targets = {task: batch[f"label/{task}"].astype(jnp.float32) for task in cfg.tasks}
+    inputs, mixed = loss.mixed(cfg.mixup, (inputs, targets), mix_key)
+    inputs = {name: network.normalised(name, x) for name, x in inputs.items()}
+    found = network(
+        network.params(trained, fixed),
+        inputs,
+        key=network_key,
+        learning=learning(cfg, network, trained),
+    )
+    loss_, metrics = 0.0, {}
+    for name, task in cfg.tasks.items():
+        own = task.loss(found.logits[name], mixed[name], weights[name])
+        loss_ += task.weight * own
+        metrics[f"{name}/loss"] = own
+        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], targets[name])
+    return loss_, (metrics, found.statistics)
+
+
+def _still(cfg, network: Network, state):
+    """A tree of bool: the parameters of towers that wait for the heads; None where none ever does."""
+    steps = {name: tower.frozen_steps for name, tower in cfg.towers.items() if tower.frozen_steps}
+    if not steps:
+        return None
+
+    def stays(path, _):
+        return state["step"] < steps.get(network.tower_of(path), 0)
+
+    return map_paths(stays, state["params"])

@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.optim.paths import check_pattern, kernel_axes, map_paths, matches
 from mmjax.sharding import path_name
@@ -58,7 +59,7 @@ class Part:
     def _chosen(self, params):
         if self.pattern is None:
             return jax.tree.map(lambda _: False, params)
-        return matches("tower.tune.pattern", self.pattern, params)
+        return matches("tune.pattern", self.pattern, params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class Lora:
         return params
 
     def begin(self, key, start, fixed):
-        kernels = pick(fixed, matches("tower.tune.pattern", self.pattern, fixed))
+        kernels = pick(fixed, matches("tune.pattern", self.pattern, fixed))
         leaves, structure = jax.tree.flatten(kernels)
         keys = jax.tree.unflatten(structure, list(jax.random.split(key, len(leaves))))
         return {"lora": map_paths(self._factors, kernels, keys)}
@@ -115,4 +116,4 @@ class Lora:
         return {"a": a, "b": jnp.zeros((*layers, self.rank, columns))}
 
 
-Tune = Full | Part | Lora
+Tune = Full | Part | Lora | Pruned

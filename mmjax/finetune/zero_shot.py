@@ -1,5 +1,7 @@
 """The kernel of a head that begins as zero-shot classification. Letters: C classes, E embedding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -8,7 +10,9 @@ from mmjax import sharding
 from mmjax.evals.zero_shot import embed_classes
 from mmjax.finetune.base import Base
 from mmjax.finetune.heads import Prompted
-from mmjax.model import Model, encoders
+from mmjax.model import encoders, in_batches
+
+_ROWS = 256  # texts of one forward pass
 
 
 def kernel(base: Base, head: Prompted, names: tuple[str, ...], mesh: Mesh):
@@ -27,13 +31,11 @@ def kernel(base: Base, head: Prompted, names: tuple[str, ...], mesh: Mesh):
         wanted["objective"] = {"log_scale": there["objective"]["log_scale"]}
     params = base.restore(sharding.with_layout(wanted, sharding.shardings(mesh, wanted)))
     scale = jnp.exp(params["objective"]["log_scale"]) if head.scale is None else head.scale
-    model = Model(
-        objective=base.config.objective,
-        preprocessing=base.config.preprocess,
-        tokenizer=base.tokenizer(),
-        params=params,
-        encoders=encoders({"text": tower}, base.config.preprocess, mesh),
-        mesh=mesh,
+    encode = functools.partial(encoders({"text": tower}, None, mesh)["text"], params["text"])
+    tokenizer = base.tokenizer()
+    z_CE = embed_classes(
+        {"text": lambda texts: in_batches(encode, texts, tokenizer, mesh=mesh, batch_size=_ROWS)},
+        names,
+        head.templates,
     )
-    z_CE = embed_classes({"text": model.encode_text}, names, head.templates)
     return jax.device_put(scale * z_CE.T, sharding.replicated(mesh))

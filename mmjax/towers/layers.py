@@ -67,19 +67,28 @@ class Attention(nn.Module):
         def project(x, name):
             return Dense(shape, dtype=self.dtype, name=name)(x)
 
-        y_BSX = attention(
+        y_BSX = self.mix(
             project(x_BSD, "query"),
             project(context_BTD, "key"),
             project(context_BTD, "value"),
-            num_heads=self.heads,
-            lengths=lengths_B,
-            segment_ids=segments_BS,
-            causal=self.causal,
             qk_norm=self._gains(shape[1]) if self.qk_norm else None,
             angles=angles_BSP,
-            implementation=self.implementation,
+            lengths=lengths_B,
+            segment_ids=segments_BS,
         )
         return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
+
+    def mix(self, query_BSX, key_BTX, value_BTX, **options):
+        """What every position sees; a method, so that maps of relevance find the weights of it."""
+        return attention(
+            query_BSX,
+            key_BTX,
+            value_BTX,
+            num_heads=self.heads,
+            causal=self.causal,
+            implementation=self.implementation,
+            **options,
+        )
 
     def _gains(self, head_width):
         """Of normalised queries and keys."""

@@ -37,7 +37,7 @@ def embed(answers):
         rows = [examples[i : i + 1][0]["image"][0, 0, 0] for i in range(len(examples))]
         return np.stack([np.where(np.arange(3) == answers[row], 0.8, 0.1) for row in rows]).astype(np.float32)
 
-    return {"classes": predict}
+    return {"classes/class": predict}
 
 
 def metrics(answers, **fields):
@@ -82,4 +82,4 @@ def test_answers_of_another_number_of_classes_are_refused():
     with pytest.raises(
         ValueError, match="things: 2 classes are predicted, the labels have 3; give `classes`"
     ):
-        evaluator({"classes": lambda examples: np.zeros((len(examples), 2))})
+        evaluator({"classes/class": lambda examples: np.zeros((len(examples), 2))})

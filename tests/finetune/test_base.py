@@ -10,7 +10,9 @@ import tensorstore
 
 from mmjax import config, sharding
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.finetune import base
+from mmjax.data.labels import OneClass
+from mmjax.finetune import Classify, Task, base
+from mmjax.finetune.setup import set_up
 from mmjax.sharding import MeshShape
 
 BIG = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)  # a megabyte that does not compress
@@ -78,6 +80,17 @@ def test_what_is_not_needed_may_be_damaged(workdir, tmp_path):
     found = base.find(str(damaged))
     restored = found.restore(tower_shapes(found, sharding.make_mesh(MeshShape())))
     assert np.all(np.isfinite(restored["image"]["positions"]))
+
+
+def test_a_finetune_of_one_tower_reads_no_byte_of_the_other(workdir):
+    task = Task(labels=OneClass(names=("a", "b")))
+    cfg = Classify(init_from="", tasks={"class": task}, data=debugrun.config().data, steps=1)
+    setup = set_up(cfg, base.find(str(workdir)))
+    before = bytes_read()
+    params = setup.read(setup.shapes.start)
+    assert bytes_read() - before < BIG.nbytes / 2
+    expected = jax.tree.map(lambda x: x + np.float32(20), debugrun.state()["params"]["image"])
+    jax.tree.map(np.testing.assert_array_equal, params, {"image": expected})
 
 
 def test_a_step_can_be_named(workdir):

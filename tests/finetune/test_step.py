@@ -10,12 +10,13 @@ import tinyclass
 from tinyclass import batch, begun, config, states
 
 from mmjax import optim
-from mmjax.data.labels import Several
-from mmjax.finetune import heads
-from mmjax.finetune.loss import Regular
+from mmjax.data.labels import OneClass, Several
+from mmjax.finetune import Task, heads
 from mmjax.finetune.tune import Lora, Part
 from mmjax.optim import Constant, Optim
 from mmjax.towers import Encoded
+
+LABELS = OneClass(names=tinyclass.NAMES)
 
 
 def equal(one, other):
@@ -37,13 +38,11 @@ def probe_loss(kernel, bias, z_BE, target_BC, smoothing):
 def test_a_head_alone_ends_at_the_minimum_of_the_convex_loss():
     """Smoothed targets have a minimum at finite weights; SciPy finds it in float64."""
     rule = optim.AdamW(b2=0.95)
-    cfg = config(
-        tower=dict(tune=Part()), steps=400, regular=Regular(smoothing=0.2), optim=Optim(rule=rule, lr=0.1)
-    )
+    cfg = config(tower=dict(tune=Part()), steps=400, task=dict(smoothing=0.2), optim=Optim(rule=rule, lr=0.1))
     (first, *_, last), metrics = states(cfg, 400)
     assert set(first["params"]) == {"head"}
     _, _, fixed = begun(cfg)
-    z_BE, target_BC = features(fixed["image"]["head"]), batch()["label"].astype(float)
+    z_BE, target_BC = features(fixed["image"]["head"]), batch()["label/class"].astype(float)
 
     def loss(flat):
         return probe_loss(flat[:15].reshape(5, 3), flat[15:], z_BE, target_BC, 0.2)
@@ -52,7 +51,7 @@ def test_a_head_alone_ends_at_the_minimum_of_the_convex_loss():
     np.testing.assert_allclose(metrics[0]["loss"], np.log(3), rtol=1e-6)
     assert best < 1.0
     np.testing.assert_allclose(metrics[-1]["loss"], best, atol=1e-4)
-    logits = last["params"]["head"]["logits"]
+    logits = last["params"]["head"]["class"]["logits"]
     np.testing.assert_allclose(
         probe_loss(logits["kernel"], logits["bias"], z_BE, target_BC, 0.2), best, atol=1e-4
     )
@@ -84,7 +83,7 @@ def test_rare_classes_weigh_more_as_their_weights_say():
     cfg, weight_C = config(tower=dict(tune=Part())), np.array([3.0, 1.0, 0.5], np.float32)
     _, ((metrics),) = states(cfg, 1, weight_C)
     # A head of zeros says 1/3 of every class.
-    expected = np.log(3) * np.mean(batch()["label"] @ weight_C)
+    expected = np.log(3) * np.mean(batch()["label/class"] @ weight_C)
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-6)
 
 
@@ -107,8 +106,22 @@ def test_an_attentive_head_sees_a_set_of_tokens_and_no_padding():
     assert np.abs(logits(params, tokens_BSD, np.array([6, 6])) - found)[1].max() > 1e-3
 
 
+def test_the_loss_of_several_tasks_is_the_weighted_sum_of_each_alone():
+    names = {"one": 0.5, "other": 2.0}
+    tasks = {name: Task(head=heads.Linear(classes=3), labels=LABELS, weight=w) for name, w in names.items()}
+    tasks["other"] = dataclasses.replace(tasks["other"], smoothing=0.3)
+    found, metrics = states(config(tasks=tasks), 5)
+    assert set(found[0]["params"]["head"]) == set(names)
+    for each in metrics:
+        np.testing.assert_allclose(each["loss"], 0.5 * each["one/loss"] + 2 * each["other/loss"], rtol=1e-6)
+        assert {"one/accuracy", "other/accuracy"} <= each.keys()
+    alone = {name: states(config(tasks={name: task}), 1)[1][0] for name, task in tasks.items()}
+    for name in names:
+        np.testing.assert_allclose(metrics[0][f"{name}/loss"], alone[name][f"{name}/loss"], rtol=1e-6)
+
+
 def test_several_classes_are_learned_each_apart():
-    cfg = config(labels=Several(names=tinyclass.NAMES), tower=dict(tune=Part()))
+    cfg = config(task=dict(labels=Several(names=tinyclass.NAMES)), tower=dict(tune=Part()))
     _, metrics = states(dataclasses.replace(cfg, steps=30), 30)
     np.testing.assert_allclose(metrics[0]["loss"], np.log(2), rtol=1e-6)
     assert metrics[-1]["loss"] < 0.95 * metrics[0]["loss"]

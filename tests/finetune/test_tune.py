@@ -83,7 +83,7 @@ def test_a_convolution_can_be_changed_too():
 
 @pytest.mark.parametrize("tune", [Part(pattern="none"), Lora(pattern="none")], ids=str)
 def test_a_pattern_that_names_nothing_is_refused(tune, params):
-    with pytest.raises(ValueError, match="tower.tune.pattern='none' matches none of the parameters"):
+    with pytest.raises(ValueError, match="tune.pattern='none' matches none of the parameters"):
         merged(tune, params)
 
 

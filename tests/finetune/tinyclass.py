@@ -11,7 +11,7 @@ from mmjax.data.geometry import Preprocess, Resize
 from mmjax.data.labels import OneClass
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
-from mmjax.finetune import Backbone, Classify, heads
+from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.network import Network
 from mmjax.finetune.step import init_state, make_step
 from mmjax.optim import Optim
@@ -19,6 +19,7 @@ from mmjax.towers import Encoded
 
 SIZE, EMBED = 2, 5
 NAMES = ("a", "b", "c")
+TASKS = ("class", "one", "other")
 
 
 class Linear(nn.Module):
@@ -33,12 +34,11 @@ class Linear(nn.Module):
 
 
 def config(**fields):
-    tower = fields.pop("tower", {})
+    tower, task = fields.pop("tower", {}), fields.pop("task", {})
     cfg = Classify(
         init_from="nowhere@1",
-        tower=Backbone(module=Linear(), **tower),
-        head=heads.Linear(classes=3),
-        labels=OneClass(names=NAMES),
+        towers={"image": Backbone(module=Linear(), **tower)},
+        tasks={"class": Task(**{"head": heads.Linear(classes=3), "labels": OneClass(names=NAMES)} | task)},
         data=Data(train=Scenes(split="train"), batch_size=8, geometry=(Resize(size=SIZE),)),
         preprocess=Preprocess(size=SIZE),
         steps=10,
@@ -51,7 +51,7 @@ def batch(rows=24, seed=0):
     rng = np.random.default_rng(seed)
     return {
         "image": rng.integers(0, 256, (rows, SIZE, SIZE, 3), np.uint8),
-        "label": np.eye(3, dtype=np.uint8)[rng.integers(0, 3, rows)],
+        **{f"label/{task}": np.eye(3, dtype=np.uint8)[rng.integers(0, 3, rows)] for task in TASKS},
         "id": np.arange(rows, dtype=np.int32),
     }
 
@@ -59,15 +59,22 @@ def batch(rows=24, seed=0):
 def begun(cfg):
     """(network, first state, what is fixed) with a tower of seed 0."""
     network = Network.of(cfg)
-    tower = {"image": network.tower.init(jax.random.key(0), network.examples(1))["params"]}
-    start, fixed = network.tune.start(tower), network.tune.fixed(tower)
+    towers = {
+        name: network.towers[name].init(jax.random.key(0), x)["params"]
+        for name, x in network.examples(1).items()
+    }
+    start, fixed = network.start(towers), network.fixed(towers)
     return network, jax.jit(lambda *parts: init_state(cfg, network, *parts))(start, fixed), fixed
 
 
 def states(cfg, steps, weight_C=None):
     """The states after 0, 1, 2 ... steps on one batch, and the metrics of each step."""
     network, state, fixed = begun(cfg)
-    step = jax.jit(make_step(cfg, network, np.ones(3, np.float32) if weight_C is None else weight_C))
+    step = jax.jit(
+        make_step(
+            cfg, network, dict.fromkeys(cfg.tasks, np.ones(3, np.float32) if weight_C is None else weight_C)
+        )
+    )
     found, all_metrics = [state], []
     for _ in range(steps):
         state, metrics = step(state, batch(), fixed)

@@ -6,8 +6,7 @@ from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
-from mmjax.finetune import Backbone, Classify, heads
-from mmjax.finetune.loss import Regular
+from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.tune import Full, Lora, Part
 from mmjax.optim import Optim
 
@@ -16,13 +15,21 @@ TUNES = {"full": Full(), "lora": Lora(), "bias": Part(pattern="bias$"), "head": 
 HEADS = {"linear": heads.Linear(), "prompted": heads.Prompted(), "attentive": heads.Attentive(heads=2)}
 
 
-def get_config(init_from: str, data: str, tune: str = "full", head: str = "linear", size: int = SIZE):
+def get_config(
+    init_from: str,
+    data: str,
+    tune: str = "full",
+    head: str = "linear",
+    size: int = SIZE,
+    towers: str = "image",
+    mixup: float = 0.2,
+):
     train, val = (Folder(path=data, split=split, val_share=0.3, side=64) for split in ("train", "val"))
     return Classify(
         init_from=init_from,
-        tower=Backbone(tune=TUNES[tune], frozen_steps=2),
-        head=HEADS[head],
-        regular=Regular(smoothing=0.1, mixup=0.2, balance="root"),
+        towers={name: Backbone(tune=TUNES[tune], frozen_steps=2) for name in towers.split("+")},
+        tasks={"class": Task(head=HEADS[head], smoothing=0.1, balance="root")},
+        mixup=mixup,
         data=Data(
             train=train,
             batch_size=16,

@@ -18,6 +18,7 @@ from mmjax.finetune import base
 
 CONFIG = ROOT / "tests" / "runs" / "small_finetune.py"
 PAINTS = ("black", "blue", "red", "yellow")
+AT_ONCE = "towers.image.frozen_steps=0"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_finetune_trains_evaluates_and_reports(tuned):
     found = lines(tuned)
     steps = [line for line in found if "train/loss" in line]
     assert [line["step"] for line in steps] == list(range(1, small_finetune.STEPS + 1))
-    assert all(np.isfinite(line["train/loss"]) and 0 <= line["train/accuracy"] <= 1 for line in steps)
+    assert all(np.isfinite(line["train/loss"]) and 0 <= line["train/class/accuracy"] <= 1 for line in steps)
     # The head alone learns in the first two steps.
     assert [line["train/update_norm/image"] > 0 for line in steps[:4]] == [False, False, True, True]
     evaluated = [line["step"] for line in found if "val/val/cls_acc1" in line]
@@ -69,9 +70,10 @@ def test_a_finetune_trains_evaluates_and_reports(tuned):
 def test_the_workdir_says_all_that_came_from_the_checkpoint_and_the_data(tuned, finished):
     cfg = config.from_json((tuned / "config.json").read_text())
     assert cfg.init_from == f"{finished.workdir}@20"
-    assert cfg.labels.names == PAINTS and cfg.head.classes == 4
+    task, (tower,) = cfg.tasks["class"], cfg.towers.values()
+    assert task.labels.names == PAINTS and task.head.classes == 4
     before = config.from_json((finished.workdir / "config.json").read_text())
-    assert cfg.towers == {"image": before.towers["image"]} and cfg.preprocess == before.preprocess
+    assert tower.module == before.towers["image"] and cfg.preprocess == before.preprocess
     assert "22 of 22 parameters of the tower are restored as they are" in (tuned / "log.txt").read_text()
 
 
@@ -129,7 +131,7 @@ def test_a_full_finetune_needs_the_run_it_began_with_no_more(spec, finished, pho
     parent = shutil.copytree(finished.workdir, tmp_path / "parent")
     workdirs = {tune: tmp_path / tune for tune in ("full", "head")}
     for tune, workdir in workdirs.items():
-        assert here(spec(f"tune={tune}", init_from=parent), workdir, "steps=1", "tower.frozen_steps=0") == 0
+        assert here(spec(f"tune={tune}", init_from=parent), workdir, "steps=1", AT_ONCE) == 0
     shutil.rmtree(parent)
     assert mmjax.load(workdirs["full"]).predict(sorted(photos.rglob("*.jpg"))[:1]).shape == (1, 4)
     with pytest.raises(ValueError, match=f"init_from='{parent}@20': .* is not there"):
@@ -139,7 +141,7 @@ def test_a_full_finetune_needs_the_run_it_began_with_no_more(spec, finished, pho
 def test_a_head_of_prompts_begins_as_zero_shot_classification(spec, finished, photos, tmp_path):
     """With a rate of nothing the classifier is the parent, asked for the classes' names."""
     workdir = tmp_path / "prompted"
-    still = ["steps=1", "optim.lr=1e-30", "tower.frozen_steps=0", "colour.0.prob=0.0"]
+    still = ["steps=1", "optim.lr=1e-30", AT_ONCE, "colour.0.prob=0.0"]
     assert here(spec("head=prompted", "tune=head"), workdir, *still) == 0
     pictures = sorted(photos.rglob("*.jpg"))[:6]
     parent = mmjax.load(finished.workdir)
@@ -152,7 +154,7 @@ def test_another_resolution_resizes_positions_and_says_so(spec, tmp_path, capsys
     cfg = config.load(spec("size=48"))
     there = base.find(cfg.init_from).config.preprocess
     cfg = dataclasses.replace(cfg, preprocess=dataclasses.replace(there, size=48), steps=1)
-    cfg = dataclasses.replace(cfg, tower=dataclasses.replace(cfg.tower, frozen_steps=0))
+    cfg = dataclasses.replace(cfg, towers={"image": dataclasses.replace(cfg.towers["image"], frozen_steps=0)})
     cfg.run(workdir)
     assert "resized  image/positions [16, 32] -> [36, 32]" in capsys.readouterr().out
     assert mmjax.load(workdir).network.preprocess.size == 48
@@ -161,7 +163,7 @@ def test_another_resolution_resizes_positions_and_says_so(spec, tmp_path, capsys
 @pytest.mark.slow
 def test_a_finetune_can_begin_with_a_finetune(spec, tuned, tmp_path):
     workdir = tmp_path / "again"
-    assert here(spec(init_from=tuned), workdir, "steps=1", "tower.frozen_steps=0", "optim.lr=1e-30") == 0
+    assert here(spec(init_from=tuned), workdir, "steps=1", AT_ONCE, "optim.lr=1e-30") == 0
     towers = [mmjax.load(run).params["image"] for run in (workdir, tuned)]
     jax.tree.map(np.testing.assert_array_equal, *towers)
 
@@ -188,16 +190,38 @@ BAD = {
         {},
         "data.geometry ends with pictures of 40x40 pixels, but preprocess.size=32; give both the same size",
     ),
-    "head of another size": (["head.classes=7"], {}, "head.classes=7, but there are 4 classes"),
+    "head of another size": (
+        ["tasks.class.head.classes=7"],
+        {},
+        "tasks.class.head.classes=7, but there are 4 classes",
+    ),
     "tune nothing": (
-        ["tower.tune.pattern=none"],
+        ["towers.image.tune.pattern=none"],
         dict(more="tune=lora"),
-        "tower.tune.pattern='none' matches none of the parameters",
+        "tune.pattern='none' matches none of the parameters",
     ),
     "freeze all": (["optim.frozen=."], {}, "optim.frozen='.' freezes everything; leave something to train"),
-    "fresh nothing": (["tower.adapt.fresh=nothing"], {}, "adapt.fresh='nothing' names none of image/"),
-    "no such modality": (["tower.modality=audio"], {}, "modality='audio' is not classified yet; use 'image'"),
-    "mixed texts": (["tower.modality=text"], {}, "mixup=0.2 mixes pictures; set regular.mixup=0 for texts"),
+    "fresh nothing": (["towers.image.adapt.fresh=nothing"], {}, "adapt.fresh='nothing' names none of image/"),
+    "no such modality": (
+        [],
+        dict(more="towers=audio"),
+        r"towers has \['audio'\], which no example has; use image, text, or say in data.fields",
+    ),
+    "mixed texts": (
+        [],
+        dict(more="towers=text"),
+        r"mixup=0.2 mixes pictures only; use 0 for \['text'\]",
+    ),
+    "no fusion": (
+        [],
+        dict(more="towers=image+text,mixup=0.0"),
+        r"towers=\['image', 'text'\] need a fusion, such as fusion=fusion.Concat\(\); or leave one tower",
+    ),
+    "a task that nothing answers": (
+        ["evals.val.task=colour"],
+        {},
+        r"evals.val \(Classified\) needs 'classes/colour', of a model that has classes/class, image; leave",
+    ),
     "batch": (["data.batch_size=12"], {}, "batch_size=12 does not divide over 8 devices"),
 }
 
@@ -237,5 +261,5 @@ def test_pictures_without_classes_are_refused(spec, tmp_path, capsys):
 
 
 def test_a_tower_that_the_checkpoint_lacks_is_refused(spec, tuned, tmp_path, capsys):
-    line = refusal(capsys, spec(init_from=tuned), tmp_path / "run", "tower.modality=text", "regular.mixup=0")
+    line = refusal(capsys, spec("towers=text", "mixup=0.0", init_from=tuned), tmp_path / "run")
     assert f"{tuned} has no tower for 'text', only for image; ask for one of these" in line

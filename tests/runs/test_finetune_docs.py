@@ -61,7 +61,7 @@ def test_merged_low_rank_changes_say_what_unmerged_ones_say(tutorial, monkeypatc
     pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:8]
     lora, merged = (mmjax.load(tutorial / "runs" / run) for run in ("lora", "merged"))
     assert set(lora.params) == {"lora", "head"} and set(merged.params) == {"image", "head"}
-    assert any(np.any(x) for x in np.asarray(lora.params["head"]["logits"]["bias"]))
+    assert any(np.any(x) for x in np.asarray(lora.params["head"]["class"]["logits"]["bias"]))
     np.testing.assert_allclose(merged.predict(pictures), lora.predict(pictures), atol=1e-6)
     np.testing.assert_allclose(merged.encode(pictures), lora.encode(pictures), atol=1e-6)
 
@@ -72,7 +72,7 @@ def test_the_line_ends_at_the_finetune_and_what_is_kept_is_its_middle(tutorial):
     (name,) = (name for name in by_percent[100] if name.endswith("_val/cls_acc1"))
     assert by_percent[100][name] == lines(tutorial / "runs" / "prompts")[-1][name]
     wise, last = params(tutorial, "wise"), params(tutorial, "prompts")
-    middle, end = (x["head"]["logits"]["bias"] for x in (wise, last))
+    middle, end = (x["head"]["class"]["logits"]["bias"] for x in (wise, last))
     np.testing.assert_allclose(middle, np.asarray(end) / 2, rtol=1e-6)  # it began at zero
 
 
