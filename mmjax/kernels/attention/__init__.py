@@ -11,8 +11,8 @@ An implementation is a file here with
   gives the gradient by gains, too. For others `preparation.py` does so before;
 
 a line in each table of `choice.py` that it belongs to, and a name in `tests/kernels/attention/attending.py`,
-by which it inherits all tests. It sees one device's part; `interpret` is True where the kernel's device is not
-there. Scores and their softmax are float32.
+by which it inherits all tests. It sees one device's part; `interpret` is True where the kernel's device is
+not there. Scores and their softmax are float32.
 
 Letters: B batch, S queries, T keys, K head width, P pairs of K, X = heads x K.
 """
