@@ -95,7 +95,7 @@ COMPILED = [
     Example(length=1024, dtype="bfloat16"),
     Example(length=197, heads=12, dtype="bfloat16", norm=True, rope=True),
     Example(length=77, heads=3, width=72, norm=True, rope=True, lengths=True),
-    Example(length=1025, dtype="bfloat16", **dict.fromkeys(MASKS, True)),
+    Example(length=1100, dtype="bfloat16", **dict.fromkeys(MASKS, True)),
     Example(length=2048, heads=16, width=72, dtype="bfloat16"),
 ]
 
