@@ -99,12 +99,12 @@ def call(kernel: Kernel, case: Case, blocks: Blocks, arrays: Arrays, *gradient_B
         interpret=interpret,
         name=f"attention_{kernel}",
     )(*options, *operands)
-    gains = found.pop() if case.norm and kernel == "backward" else None
+    found, sums = found[:3], found[3:]
     if blocks.apart:
         found = [einops.rearrange(x, "b n s k -> b s (n k)") for x in found]
     if kernel == "forward":
         return tuple(found)
-    return *found, None if gains is None else gains.sum((0, 1)).T
+    return *found, sums[0].sum((0, 1)).T if case.norm else None
 
 
 def _spec(case: Case, blocks: Blocks, step: int | None = None):
