@@ -3,13 +3,15 @@
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
 `head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
-comparison. `init_from=runs/fashion,keep_head,tune=pruned` goes on with a finetune, half of its weights gone.
+comparison; `shots=16` trains on 16 pictures of each class alone; `init_from=runs/fashion,keep_head,tune=pruned`
+goes on with a finetune, half of its weights gone.
 """
 
 from configs.finetune_folder import HEADS, RATES, TUNES, Heads, Tunes
 from mmjax.data.geometry import Flip, RandomResizedCrop
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.fashion import Fashion
+from mmjax.data.sources.few import Few
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task
 from mmjax.finetune.adapt import Adapt
@@ -23,10 +25,13 @@ def get_config(
     keep_head: bool = False,
     fresh: bool = False,
     size: int = 48,
+    shots: int | None = None,
     steps: int = 1_500,
     seed: int = 0,
 ):
     train = Fashion(split="train")
+    if shots is not None:
+        train = Few(source=train, each=shots, seed=seed)
     return Classify(
         init_from=init_from,
         towers={"image": Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None))},
