@@ -3,8 +3,8 @@
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
 `head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
-comparison; `shots=16` trains on 16 pictures of each class alone. `init_from=runs/fashion,keep_head` goes on with
-a finetune; with `tune=pruned`, too, half of that one's weights are gone.
+comparison; `shots=16` trains on 16 pictures a class alone. `tune=pruned,keep_head,init_from=runs/fashion`
+goes on with a finetune, half of its weights gone.
 """
 
 from configs.finetune_folder import HEADS, RATES, TUNES, Heads, Tunes

@@ -57,6 +57,12 @@ class Base:
         # Those of a finetune say what of them was trained, too.
         return tower if isinstance(tower, nn.Module) else tower.module
 
+    def objective(self) -> nn.Module:
+        """Raises ValueError where the run had none, as a classification has not."""
+        if "objective" not in {field.name for field in dataclasses.fields(self.config)}:
+            raise ValueError(f"{self.workdir} is a {type(self.config).__name__}, without objective; give one")
+        return self.config.objective
+
     def tokenizer(self) -> Tokenizer:
         return tokenizers.load(self.workdir, self.config.tokenizer)
 

@@ -18,6 +18,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
+from mmjax.evaluation import check_needs
 from mmjax.finetune import base, fusion
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
@@ -103,6 +104,7 @@ def run(cfg: Classify, directory: pathlib.Path):
     """Finetunes, evaluates and reports in `directory`; goes on from its last checkpoint if there is one."""
     # The classes are part of the config that claims the directory, where the log will be kept.
     metrics.start_log(None)
+    check_needs(cfg.evals, [*cfg.towers, *(f"classes/{task}" for task in cfg.tasks)])
     training.prepare(cfg)
     setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)))
     cfg, mesh = setup.cfg, setup.mesh

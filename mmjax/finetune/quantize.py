@@ -16,9 +16,11 @@ import jax
 from mmjax import metrics, workdir
 from mmjax.evals import Embed, Evaluator, Report
 from mmjax.evals.embedded import remembering
-from mmjax.evaluation import Evaluation, finish
+from mmjax.evaluation import Evaluation, finish, licences
 from mmjax.finetune import int8, mixing
 from mmjax.finetune.classifier import Classifier
+from mmjax.finetune.classify import Classify
+from mmjax.finetune.contrast import Contrast
 from mmjax.finetune.int8 import Activations
 from mmjax.finetune.quantized import Quantized
 from mmjax.finished import checkpoint_of, config_of, split
@@ -52,7 +54,9 @@ class Quantize:
         model, step = _finished(self.of)
         whole, params = model.config, model.params
         if isinstance(model, Classifier):
-            whole, params = mixing.whole(whole), mixing.merged(model)
+            params = mixing.merged(model)
+        if isinstance(whole, Classify | Contrast):
+            whole = mixing.whole(whole)
         if self.keep is not None:
             matches("keep", self.keep, params)
         evals = self.evals or whole.evals
@@ -78,8 +82,7 @@ class Quantize:
             evaluation.run(step, made.embed)
         evaluation.reports["size"] = ("weights", size)
         evaluation.step = step
-        licences = list(dict.fromkeys(e.source.licence for e in evals.values() if e.source.licence))
-        finish(directory, cfg, evaluation, licences)
+        finish(directory, cfg, evaluation, licences(*evals.values()))
 
     def with_data(self, data: str):
         raise ValueError(f"--data={data}: weights are made int8 without data; evaluate them with --eval_only")

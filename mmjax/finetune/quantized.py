@@ -30,13 +30,18 @@ class Quantized:
     ) -> Model | Classifier:
         """What `mmjax.load` calls; there is no average beside the weights, which may be one."""
         model = self.original.load(workdir, checkpoints, step, average=False, read=self._read)
-        field = "functions" if isinstance(model, Classifier) else "encoders"
         out = sharding.replicated(model.mesh)
-        functions = jax.tree.map(
-            lambda function: int8.computing(function, self.activations, out_shardings=out),
-            getattr(model, field),
-        )
-        return dataclasses.replace(model, config=self, **{field: functions})
+
+        def compute(function, activations):
+            return int8.computing(function, activations, out_shardings=out)
+
+        if isinstance(model, Classifier):
+            functions = jax.tree.map(lambda each: compute(each, self.activations), model.functions)
+            return dataclasses.replace(model, config=self, functions=functions)
+        encoders = {name: compute(each, self.activations) for name, each in model.encoders.items()}
+        # Maps are slopes, of which rounded activations have none.
+        maps = None if model.maps is None else compute(model.maps, "none")
+        return dataclasses.replace(model, config=self, encoders=encoders, maps=maps)
 
     def _read(self, checkpoints: pathlib.Path, params, step: int, *, item: str):
         """In place of `restore_params`: the integers of the float32 parameters that are asked for."""

@@ -251,6 +251,11 @@ BAD = {
         dict(more="keep_head"),
         "tasks.class.keep_head: .*finished has no such head for the same classes; begin with a finetune",
     ),
+    "a task that nothing answers": (
+        ["evals.val.task=colour"],
+        {},
+        r"evals.val \(Classified\) needs 'classes/colour', of a model that has classes/class, image; leave",
+    ),
     "batch": (["data.batch_size=12"], {}, "batch_size=12 does not divide over 8 devices"),
 }
 

@@ -6,20 +6,19 @@ from collections.abc import Callable
 
 import jax
 from flax import linen as nn
-from jax.sharding import Mesh
 
-from mmjax import flops, optim, own_data, sharding, training, vocabulary
+from mmjax import optim, own_data, sharding, training, vocabulary
 from mmjax.checkpoint import Checkpointing, restore_params
-from mmjax.data import pipeline, tokenizers
+from mmjax.contrastive import running
+from mmjax.contrastive.step import init_state, make_step, state_of
+from mmjax.data import tokenizers
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
-from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
+from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.evals import Evaluator
-from mmjax.model import Model, check_marks, check_vocab, encoders
+from mmjax.evaluation import check_needs
+from mmjax.model import Model
 from mmjax.optim import Optim
-from mmjax.pretrain import accumulation, modalities
-from mmjax.pretrain.loss import loss
-from mmjax.pretrain.step import init_state, make_step
 from mmjax.sharding import MeshShape
 from mmjax.training import Training
 
@@ -44,14 +43,14 @@ class Pretrain:
     seed: int = 0
 
     def __post_init__(self):
-        modalities.check(self)
-        if self.accumulate < 1 or self.data.batch_size % self.accumulate:
-            raise ValueError(
-                f"accumulate={self.accumulate} does not divide data.batch_size={self.data.batch_size}; use "
-                "one of its divisors"
-            )
+        running.check(self)
         training.check(self)
         optim.learning_rate(self.optim, self.steps)
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The towers, by modality."""
+        return self.towers
 
     def run(self, directory: pathlib.Path):
         """What `mmjax.main` calls: `run` of this config."""
@@ -82,24 +81,18 @@ def run(cfg: Pretrain, directory: pathlib.Path):
     """Trains, evaluates and reports in `directory`; goes on from its last checkpoint where there is one."""
     mesh = sharding.make_mesh(cfg.mesh)
     # A config that cannot be run claims no directory.
-    sharding.check_batch(mesh, cfg.data.batch_size)
-    if "image" in cfg.towers:
-        pipeline.check_size(cfg.data, cfg.preprocess.size)
-    with jax.set_mesh(mesh):
-        shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size))
-    if "text" in cfg.towers:
-        check_vocab(shapes["params"]["text"], cfg.tokenizer.vocab)
-        check_marks(cfg.towers["text"], cfg.tokenizer)
-    modalities.check_statistics(cfg, shapes["params"], sharding.batch_devices(mesh))
-    accumulation.check(cfg, mesh, shapes["params"])
+    first = running.shapes_of(cfg, mesh)
+    running.check_training(cfg, mesh, first.params)
+    shapes = jax.eval_shape(lambda first: state_of(cfg, first), first)
+    model = running.make_model(cfg, None, mesh, params=None)
+    check_needs(cfg.evals, model.embed)
     training.begin(cfg, directory)
-    tokenizer = None
     if cfg.tokenizer is not None:
         tokenizer = vocabulary.of_run(directory, cfg.tokenizer, cfg.data, cfg.seed)
-    model = make_model(cfg, tokenizer, mesh, params=None)
-    batch = _batch_shapes(cfg, mesh)
+        model = dataclasses.replace(model, tokenizer=tokenizer)
+    batch = running.batch_shapes(cfg, mesh)
 
-    def first(layout):
+    def make(layout):
         return jax.jit(lambda: init_state(cfg, cfg.data.batch_size), out_shardings=layout)()
 
     def embed(state):
@@ -111,11 +104,11 @@ def run(cfg: Pretrain, directory: pathlib.Path):
         Training(
             mesh=mesh,
             shapes=shapes,
-            first=first,
+            first=make,
             step=make_step(cfg),
             batch=batch,
-            batches=lambda start: _batches(cfg, tokenizer, start),
-            flops=lambda: model_flops(cfg, shapes["params"], batch),
+            batches=lambda start: running.batches(cfg, model.tokenizer, start),
+            flops=lambda: model_flops(cfg, first.params, batch),
             embed=embed,
         ),
     )
@@ -139,51 +132,11 @@ def load_model(
     shapes = jax.eval_shape(lambda: init_state(cfg, cfg.data.batch_size)["params"])
     wanted = sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
     item = "ema" if average and cfg.optim.ema else "params"
-    return make_model(cfg, tokenizer, mesh, read(checkpoints, wanted, step, item=item))
-
-
-def make_model(cfg: Pretrain, tokenizer: Tokenizer, mesh: Mesh, params) -> Model:
-    return Model(
-        objective=cfg.objective,
-        preprocessing=cfg.preprocess,
-        tokenizer=tokenizer,
-        params=params,
-        encoders=encoders(cfg.towers, cfg.preprocess, mesh),
-        mesh=mesh,
-        config=cfg,
-    )
-
-
-def _batch_shapes(cfg: Pretrain, mesh: Mesh):
-    """What one global batch looks like; the channels of pictures are those of the training data."""
-    channels = pipeline.channels(cfg.data) if "image" in cfg.towers else 3
-    shapes = modalities.batch_shapes(cfg, cfg.data.batch_size, channels)
-    return sharding.with_layout(shapes, dict.fromkeys(shapes, sharding.batch_sharding(mesh)))
-
-
-def _batches(cfg: Pretrain, tokenizer: Tokenizer, start: int):
-    return pipeline.batches(
-        cfg.data,
-        tokenizer,
-        modalities=cfg.towers,
-        start=start * cfg.data.batch_size,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
+    return running.make_model(cfg, tokenizer, mesh, read(checkpoints, wanted, step, item=item))
 
 
 def model_flops(cfg: Pretrain, params, batch) -> int:
-    """Operations of a step: forward, and twice as many backward for all but towers that are wholly frozen.
-
-    What `remat` computes again does not count (Chowdhery et al. 2022, arXiv:2204.02311, appendix B).
-    """
-    forward = flops.count(lambda p, b: loss(cfg, p, b, jax.random.key(0))[0], params, batch)
+    """Operations of a step; towers that are wholly frozen learn nothing."""
     frozen = optim.frozen(cfg.optim, params)
-    inputs = jax.eval_shape(lambda b: modalities.inputs(cfg, b, jax.random.key(0)), batch)
-    times = dict.fromkeys(cfg.towers, 1) | {"text": 1 + cfg.data.hard_texts}
-    still = sum(
-        times[name] * flops.count(tower.apply, {"params": params[name]}, inputs[name])
-        for name, tower in cfg.towers.items()
-        if all(jax.tree.leaves(frozen[name]))
-    )
-    return 3 * forward - 2 * still
+    still = [name for name in cfg.towers if all(jax.tree.leaves(frozen[name]))]
+    return running.model_flops(cfg, params, batch, still=still)
