@@ -23,6 +23,7 @@ from mmjax.finetune import base, fusion
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
 from mmjax.finetune.network import FUSION, HEAD, Network
+from mmjax.finetune.pruned import check_steps
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
 from mmjax.finetune.tasks import Task
@@ -57,6 +58,7 @@ class Classify:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         if not self.towers or not self.tasks:
             raise ValueError(f"towers={[*self.towers]} and tasks={[*self.tasks]}: give one or more of each")
         known = {"image", "text", *self.data.fields} - {HEAD, FUSION}
