@@ -94,8 +94,8 @@ class Pruned:
 
 
 def keeping_zeros(step: Callable, tunes: Mapping[str, Any]) -> Callable:
-    """`(state, ...) -> (state, metrics)` as `step`, but the zeros of pruned towers stay, whatever an optimizer
-    makes of them, and their share grows.
+    """`(state, ...) -> (state, metrics)` as `step`, but the zeros of pruned towers stay, whatever
+    its optimizer does, and their share grows.
 
     Args:
         tunes: of each tower, pruned or not.
