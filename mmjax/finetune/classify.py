@@ -25,6 +25,7 @@ from mmjax.finetune.classifier import Classifier, functions
 from mmjax.finetune.fusion import Only
 from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
+from mmjax.finetune.pruned import check_steps
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
 from mmjax.finetune.tasks import Task
@@ -59,6 +60,7 @@ class Classify:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         if not self.towers or not self.tasks:
             raise ValueError(f"towers={[*self.towers]} and tasks={[*self.tasks]}: give one or more of each")
         known = {"image", "text", *self.data.fields} - {HEAD, FUSION}

@@ -15,6 +15,7 @@ from mmjax.data import colour
 from mmjax.finetune import loss
 from mmjax.finetune.matching import Matching
 from mmjax.finetune.network import HEAD, Network
+from mmjax.finetune.pruned import keeping_zeros
 from mmjax.optim.paths import map_paths
 
 
@@ -59,9 +60,9 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return network.tuned.after_step(state["params"], new), found | {"loss": loss_} | of_update
+        return new, found | {"loss": loss_} | of_update
 
-    return step
+    return keeping_zeros(step, network.tunes)
 
 
 def value(cfg, network: Network, weights, trained, fixed, batch, key):

@@ -53,7 +53,7 @@ def params(root, run):
 def test_every_finished_finetune_can_be_used(tutorial, monkeypatch):
     monkeypatch.chdir(tutorial)
     pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:4]
-    for run in ("mine", "lora", "prompts", "probe", "wise", "soup", "merged"):
+    for run in ("mine", "lora", "prompts", "probe", "wise", "soup", "merged", "lora_int8", "pruned"):
         model = mmjax.load(tutorial / "runs" / run)
         assert model.predict(pictures).shape == (4, 3) and model.names == ("black", "blue", "red")
 
@@ -91,6 +91,22 @@ def test_the_report_of_the_line_draws_the_target_against_corrupted_pictures(tuto
         "best_alpha"
     ]
     assert round(100 * best) in by_percent
+
+
+def test_int8_weights_of_merged_changes_say_almost_what_the_finetune_says(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial)
+    pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:8]
+    lora, small = (mmjax.load(tutorial / "runs" / run) for run in ("lora", "lora_int8"))
+    assert small.params["head"]["class"]["logits"]["kernel"]["int8"].dtype == np.int8
+    assert 0 < np.abs(small.predict(pictures) - lora.predict(pictures)).max() < 0.02
+    (line,), last = (lines(tutorial / "runs" / run) for run in ("lora_int8", "lora"))
+    (name,) = (name for name in line if name.endswith("cls_acc1_float32"))
+    assert line[name] == last[-1][name.removesuffix("_float32")]
+
+
+def test_half_of_the_weights_of_a_pruned_kernel_are_zero(tutorial):
+    kernel_LDF = np.asarray(params(tutorial, "pruned")["image"]["encoder"]["blocks"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(np.mean(kernel_LDF == 0, axis=(1, 2)), 0.5)
 
 
 def test_a_soup_is_the_mean_of_its_parts(tutorial):
