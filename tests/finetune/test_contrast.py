@@ -112,8 +112,7 @@ def test_part_nothing_locks_a_tower_and_its_checkpoints_lack_it(workdir):
 
 
 def test_only_what_is_used_is_read_on_another_mesh(tmp_path):
-    """Beside a text tower of megabytes that begins anew, kilobytes are read; nothing is said of what is not
-    there."""
+    """Beside a text tower of megabytes that begins anew, kilobytes are read."""
     large = tinycontrast.text(width=2_048, mlp=8)
     cfg = tinycontrast.pretraining(towers={"image": tinycontrast.image(), "text": large})
     workdir = tinycontrast.finished(tmp_path / "large", towers=cfg.towers)
