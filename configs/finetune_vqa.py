@@ -18,7 +18,7 @@ from mmjax.data.sources.scenes_questions import ANSWERS, TOPICS
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.fusion import Concat, CrossAttention
-from mmjax.optim import Optim
+from mmjax.optim import Muon, Optim
 
 SIZE = 48  # of the pictures of configs/scenes.py
 FUSIONS = {"cross": CrossAttention(width=128, depth=2, heads=4), "concat": Concat()}
@@ -49,7 +49,7 @@ def get_config(
             seed=seed,
         ),
         steps=steps,
-        optim=Optim(lr=1e-3, warmup_steps=steps // 15, weight_decay=0.05),
+        optim=Optim(rule=Muon(), lr=2e-3, warmup_steps=steps // 15, weight_decay=0.05),
         evals={
             name: Classified(
                 name=f"questions_{name}",

@@ -1,4 +1,5 @@
-"""Finetuning what was pretrained: classification with towers of a checkpoint, and contrastive finetuning.
+"""Finetuning what was pretrained: classification with one tower of a checkpoint or with several, and
+contrastive finetuning, with a teacher or without.
 
 **The checkpoint contract.** A finetune reads nothing but a workdir, and of it:
 

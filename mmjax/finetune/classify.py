@@ -25,6 +25,7 @@ from mmjax.finetune.classifier import Classifier, functions
 from mmjax.finetune.fusion import Only
 from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
+from mmjax.finetune.pruned import check_steps
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
 from mmjax.finetune.tasks import Task
@@ -59,6 +60,7 @@ class Classify:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         if not self.towers or not self.tasks:
             raise ValueError(f"towers={[*self.towers]} and tasks={[*self.tasks]}: give one or more of each")
         known = {"image", "text", *self.data.fields} - {HEAD, FUSION}
@@ -180,6 +182,22 @@ def load_model(
     tokenizer = tokenizers.load(directory, cfg.tokenizer) if "text" in cfg.towers else None
     made = functions(network, _labels(cfg), mesh)
     return _classifier(cfg, network, made, tokenizer, mesh, params, fixed)
+
+
+def first_model(cfg: Classify, mesh: Mesh | None = None) -> Classifier:
+    """The classifier that a finetune, whose data is prepared, begins with; None: on the mesh of the config.
+
+    Raises:
+        ValueError: the checkpoint, the data and the config do not fit; says what does not.
+    """
+    setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)
+    cfg, mesh = setup.cfg, setup.mesh
+    with jax.set_mesh(mesh):
+        fixed = setup.read(setup.shapes.fixed)
+        params = setup.first_state(sharding.shardings(mesh, setup.shapes.state), fixed)["params"]
+    tokenizer = setup.base.tokenizer() if "text" in cfg.towers else None
+    made = functions(setup.network, _labels(cfg), mesh)
+    return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed)
 
 
 def _classifier(cfg, network, made, tokenizer, mesh: Mesh, params, fixed) -> Classifier:

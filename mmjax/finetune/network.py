@@ -4,7 +4,6 @@ Letters: B batch, H W C image, S positions, C classes, E embedding.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +14,8 @@ from flax import linen as nn
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
 from mmjax.finetune.matching import Paired
-from mmjax.finetune.pruned import Pruned
-from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
-from mmjax.optim.paths import map_paths
+from mmjax.finetune.tuned import Tuned
 from mmjax.towers import Encoded, batch_norm, text
 
 HEAD, FUSION = "head", "fusion"
@@ -67,50 +64,15 @@ class Network:
             return batch
         return colour.normalise(batch, self.preprocess.mean, self.preprocess.std)
 
-    def tower_of(self, path: str) -> str | None:
-        """Which tower a trained parameter changes; None for those of the fusion and the heads.
-
-        Its path begins with the modality, or with what kind of change it is and then the modality.
-        """
-        kind, _, rest = path.partition("/")
-        if kind in (HEAD, FUSION):
-            return None
-        return kind if kind in self.towers else rest.partition("/")[0]
-
-    def start(self, params):
-        """The part of the towers' parameters that training begins with."""
-        return self._joined(self.tunes[name].start({name: x}) for name, x in params.items())
-
-    def fixed(self, params):
-        """The part that it leaves as it is."""
-        return self._joined(self.tunes[name].fixed({name: x}) for name, x in params.items())
-
-    def begin(self, key, start, fixed):
-        """What of the towers, or beside them, is trained."""
-        return self._joined(
-            tune.begin(jax.random.fold_in(key, i), _part(start, name), _part(fixed, name))
-            for i, (name, tune) in enumerate(self.tunes.items())
-        )
+    @property
+    def tuned(self) -> Tuned:
+        """What of the towers is trained."""
+        return Tuned(tunes=self.tunes, others=(HEAD, FUSION))
 
     def params(self, trained, fixed):
         """All parameters: {modality: ..., "fusion": ..., "head": {task: ...}}."""
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
-        for modality, tune in self.tunes.items():
-            of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
-            own |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
-        return own
-
-    def after_step(self, before, state):
-        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
-        for name, tune in self.tunes.items():
-            if isinstance(tune, Pruned):
-                one = {name: state["params"][name]}
-                params = tune.after_step(state["step"], {name: before[name]}, one)
-                state = state | {"params": state["params"] | params}
-                if "ema" in state:
-                    average = tune.zeroed({name: state["ema"][name]}, params)
-                    state = state | {"ema": state["ema"] | average}
-        return state
+        return {**own, **self.tuned.merged(trained, fixed)}
 
     def __call__(
         self,
@@ -180,11 +142,3 @@ class Network:
         """[B] by modality: tokens of each text; None for all else, and where padding is a token."""
         pads = {name: getattr(self.towers[name], "pad", None) if name == "text" else None for name in inputs}
         return {name: text.lengths(x, pads[name]) for name, x in inputs.items()}
-
-    @staticmethod
-    def _joined(parts):
-        return functools.reduce(together, parts, {})
-
-
-def _part(tree, name: str):
-    return {name: tree[name]} if name in tree else {}
