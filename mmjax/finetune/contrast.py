@@ -10,6 +10,7 @@ from flax import linen as nn
 from mmjax import optim, own_data, sharding, training, vocabulary, workdir
 from mmjax.checkpoint import Checkpointing, restore_params, saved_shapes
 from mmjax.contrastive import running
+from mmjax.contrastive.step import make_step
 from mmjax.data import tokenizers
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
@@ -133,7 +134,7 @@ def run(cfg: Contrast, directory: pathlib.Path):
             shapes=setup.state,
             fixed=setup.read_fixed,
             first=setup.first_state,
-            step=setup.step(),
+            step=make_step(cfg, whole=setup.whole, locked=setup.locked, beside=setup.beside),
             batch=batch,
             batches=lambda start: running.batches(cfg, model.tokenizer, start),
             flops=lambda: model_flops(setup, batch),

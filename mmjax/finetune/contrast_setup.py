@@ -9,11 +9,10 @@ from jax.sharding import Mesh
 
 from mmjax import optim, sharding
 from mmjax.contrastive import running
-from mmjax.contrastive.step import First, first, init_tower, make_step, state_of
+from mmjax.contrastive.step import First, first, init_tower, state_of
 from mmjax.finetune import inherited
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
-from mmjax.finetune.pruned import keeping_zeros
 from mmjax.finetune.teacher import Teacher
 from mmjax.finetune.tuned import Tuned
 from mmjax.finetune.weights import NEW, Weights, weights_of
@@ -47,11 +46,6 @@ class Setup:
         if self.teacher is None:
             return None
         return lambda batch, keys, _, params: self.teacher(self.cfg, params, batch, keys)
-
-    def step(self) -> Callable:
-        """What `training.Training` calls so."""
-        step = make_step(self.cfg, whole=self.whole, locked=self.locked, beside=self.beside)
-        return keeping_zeros(step, self.tuned.tunes)
 
     def read_fixed(self) -> tuple[Any, ...]:
         """What `whole` and `beside` are given beside what is trained: the teacher's parameters come last."""

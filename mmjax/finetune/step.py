@@ -13,7 +13,6 @@ from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
 from mmjax.finetune.network import HEAD, Network
-from mmjax.finetune.pruned import keeping_zeros
 from mmjax.optim.paths import map_paths
 
 
@@ -59,9 +58,9 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return new, found | {"loss": loss_} | of_update
+        return network.after_step(state["params"], new), found | {"loss": loss_} | of_update
 
-    return keeping_zeros(step, network.tunes)
+    return step
 
 
 def value(cfg, network: Network, weights, trained, fixed, batch, key):

@@ -12,7 +12,6 @@ from tinycontrast import EMBED, ROWS, SIZE, TOKENIZER, batch, begun, contrast
 
 import mmjax
 from mmjax import sharding
-from mmjax.contrastive.step import make_step
 from mmjax.data.colour import Jitter
 from mmjax.data.geometry import Preprocess
 from mmjax.finetune import Contrast
@@ -247,7 +246,7 @@ def test_colours_are_drawn_as_in_pretraining(workdir):
     noisy = dict(colour=(Jitter(prob=1.0),))
     setup, step, state, _ = begun(contrast(workdir, **noisy))
     cfg = tinycontrast.pretraining(**noisy, steps=10, optim=Optim(lr=0.01), log_every=1)
-    plain = jax.jit(make_step(cfg))
+    plain = jax.jit(tinycontrast.make_step(cfg))
     with jax.set_mesh(setup.mesh):
         _, expected = plain(state, sharding.put_batch(setup.mesh, batch()))
     _, found = step(state, batch())

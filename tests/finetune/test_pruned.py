@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tinyclass
-import tinycontrast
 
-from mmjax.finetune import Backbone
 from mmjax.finetune.pruned import Pruned
 from mmjax.optim import Muon, Optim
 from mmjax.sharding import path_name
@@ -127,18 +125,6 @@ def test_training_keeps_what_is_zero_and_changes_the_rest(rule, over_steps):
         assert np.all(kernels(states[6]["ema"]["image"])[path][x == 0] == 0)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert not any(np.any(x == 0) for x in kernels(states[6]["params"]["head"]).values())
-
-
-def test_a_contrastive_finetune_keeps_zeros_too(tmp_path):
-    towers = {"image": Backbone(tune=Pruned(share=0.7)), "text": Backbone()}
-    cfg = tinycontrast.contrast(tinycontrast.finished(tmp_path / "run"), towers=towers, optim=OPTIM["muon"])
-    _, step, state, _ = tinycontrast.begun(cfg)
-    first = jax.device_get(state["params"])
-    for _ in range(2):
-        state, _ = step(state, tinycontrast.batch())
-    for path, x in kernels(state["params"]).items():
-        assert np.sum(x == 0) == (round(0.7 * x.size) if path.startswith("image/") else 0)
-        assert np.any(x != kernels(first)[path])
 
 
 def test_a_share_that_the_run_does_not_reach_is_refused():
