@@ -1,4 +1,4 @@
-"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, or a head alone.
+"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes, adapters in it, or a head alone.
 
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 

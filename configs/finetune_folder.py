@@ -15,18 +15,31 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune.tune import Extend, Full, Lora, Part
 from mmjax.optim import Optim
+from mmjax.towers.extended import Adapters
+from mmjax.towers.prompts import Border, Tokens
 
-Tunes = Literal["full", "lora", "bias", "head"]
+Tunes = Literal["full", "lora", "adapter", "tokens", "border", "bias", "head"]
 Heads = Literal["linear", "prompts", "attentive"]
 TUNES = {
     "full": Full(),
     "lora": Lora(pattern="kernel$"),
+    "adapter": Extend(extras=(Adapters(width=16),)),
+    "tokens": Extend(extras=(Tokens(count=8),)),  # of a ViT
+    "border": Extend(extras=(Border(width=4),)),
     "bias": Part(pattern="bias$"),
     "head": Part(),
 }
-RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2}
+RATES = {
+    "full": 5e-4,
+    "lora": 2e-3,
+    "adapter": 2e-3,
+    "tokens": 1e-2,
+    "border": 1e-2,
+    "bias": 3e-3,
+    "head": 1e-2,
+}
 HEADS = {
     "linear": heads.Linear(),
     "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),

@@ -1,7 +1,8 @@
 """Finished classifiers made into one: the mean of several, or a point between where one began and ended.
 
 Either leaves a workdir that is a finished finetune of all parameters: `mmjax.load` reads it, evaluators run
-on it alone, and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged.
+on it alone, and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged; of
+learned prompts what the text tower makes of them.
 """
 
 import contextlib
@@ -18,10 +19,12 @@ from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
 from mmjax.evals import Evaluator
 from mmjax.evaluation import Evaluation, finish
-from mmjax.finetune import base
+from mmjax.finetune import base, context
 from mmjax.finetune.averaging import interpolate, soup
 from mmjax.finetune.classifier import Classifier
+from mmjax.finetune.context import Prompts
 from mmjax.finetune.heads import Prompted
+from mmjax.finetune.network import HEAD
 from mmjax.finetune.setup import set_up
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
@@ -125,8 +128,14 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
         ValueError: the directory belongs to another run.
     """
     cfg = model.config
+    tasks, of_heads = dict(cfg.tasks), dict(params[HEAD])
+    for name, task in tasks.items():
+        if isinstance(task.head, Prompts):
+            head, of_heads[name] = context.merged(task.head, of_heads[name])
+            tasks[name] = dataclasses.replace(task, head=head)
     cfg = dataclasses.replace(
         cfg,
+        tasks=tasks,
         towers={
             name: dataclasses.replace(tower, tune=Full(), frozen_steps=0)
             for name, tower in cfg.towers.items()
@@ -140,7 +149,7 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
     if model.tokenizer is not None:
         workdir.write(directory / tokenizers.FILE, model.tokenizer.model)
     checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
-    checkpoints.save(cfg.steps, {"params": params}, meta)
+    checkpoints.save(cfg.steps, {"params": params | {HEAD: of_heads}}, meta)
     checkpoints.wait()
     checkpoints.close()
 

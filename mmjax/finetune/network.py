@@ -14,10 +14,12 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
+from mmjax.finetune.context import Prompts
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
 from mmjax.optim.paths import map_paths
 from mmjax.towers import Encoded, batch_norm, text
+from mmjax.towers.extended import Extended
 
 HEAD, FUSION = "head", "fusion"
 
@@ -31,7 +33,7 @@ class Found(NamedTuple):
 class Network:
     """What of a classification does not change while it is trained."""
 
-    towers: dict[str, nn.Module]  # by modality
+    towers: dict[str, nn.Module | Extended]  # by modality
     tunes: dict[str, Tune]  # of each tower
     fusion: nn.Module
     heads: dict[str, nn.Module]  # by task
@@ -82,6 +84,15 @@ class Network:
         """The part that it leaves as it is."""
         return self._joined(self.tunes[name].fixed({name: x}) for name, x in params.items())
 
+    def fixed_heads(self, params):
+        """The part of the heads' parameters that training leaves as it is, of {"head": {task: ...}}."""
+        found = {
+            task: head.fixed(params[HEAD][task])
+            for task, head in self.heads.items()
+            if isinstance(head, Prompts)
+        }
+        return {HEAD: found} if found else {}
+
     def begin(self, key, start, fixed):
         """What of the towers, or beside them, is trained."""
         return self._joined(
@@ -92,6 +103,8 @@ class Network:
     def params(self, trained, fixed):
         """All parameters: {modality: ..., "fusion": ..., "head": {task: ...}}."""
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
+        if HEAD in own:
+            own[HEAD] = together(own[HEAD], fixed.get(HEAD, {}))
         for modality, tune in self.tunes.items():
             of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
             own |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
@@ -108,8 +121,9 @@ class Network:
             if key is None or name not in learning:
                 encoded[name] = self.encode(name, params, x)
             else:
+                own_key, follow = jax.random.fold_in(key, i), self.tunes[name].whole
                 encoded[name], statistics[name] = batch_norm.apply_in_training(
-                    self.towers[name], params[name], x, jax.random.fold_in(key, i)
+                    self.towers[name], params[name], x, own_key, follow=follow
                 )
         used = [(FUSION, self.fusion), *self.heads.items()]
         keys = [None if key is None else jax.random.fold_in(key, len(inputs) + i) for i in range(len(used))]

@@ -7,12 +7,26 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune.context import Prompts
+from mmjax.finetune.tune import Extend, Full, Lora, Part
 from mmjax.optim import Optim
+from mmjax.towers.extended import Adapters
+from mmjax.towers.prompts import Border, Tokens
 
 STEPS, SIZE = 12, 32
-TUNES = {"full": Full(), "lora": Lora(), "bias": Part(pattern="bias$"), "head": Part()}
-HEADS = {"linear": heads.Linear(), "prompted": heads.Prompted(), "attentive": heads.Attentive(heads=2)}
+TUNES = {
+    "full": Full(),
+    "lora": Lora(),
+    "adapter": Extend(extras=(Adapters(width=4), Tokens(count=2, deep=True), Border(width=2))),
+    "bias": Part(pattern="bias$"),
+    "head": Part(),
+}
+HEADS = {
+    "linear": heads.Linear(),
+    "prompted": heads.Prompted(),
+    "learned": Prompts(length=2),
+    "attentive": heads.Attentive(heads=2),
+}
 
 
 def get_config(
