@@ -15,13 +15,14 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
+from mmjax.finetune.context import Prompts
 from mmjax.finetune.tune import Extend, Full, Lora, Part
 from mmjax.optim import Optim
 from mmjax.towers.extended import Adapters
 from mmjax.towers.prompts import Border, Tokens
 
 Tunes = Literal["full", "lora", "adapter", "tokens", "border", "bias", "head"]
-Heads = Literal["linear", "prompts", "attentive"]
+Heads = Literal["linear", "prompts", "learned", "attentive"]
 TUNES = {
     "full": Full(),
     "lora": Lora(pattern="kernel$"),
@@ -43,6 +44,7 @@ RATES = {
 HEADS = {
     "linear": heads.Linear(),
     "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),
+    "learned": Prompts(length=4),  # with tune=head: prompt learning
     "attentive": heads.Attentive(heads=4),
 }
 

@@ -1,4 +1,4 @@
-"""Finetunes that train what they put beside a checkpoint: what they save, load, and leave in a whole model."""
+"""Finetunes that train what they put beside a checkpoint: what they save, and leave in a whole model."""
 
 import re
 
