@@ -16,12 +16,12 @@ from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.context import Prompts
-from mmjax.finetune.tune import Extend, Full, Lora, Part
+from mmjax.finetune.tune import Extend, Full, Lora, Part, Pruned
 from mmjax.optim import Optim
 from mmjax.towers.extended import Adapters
 from mmjax.towers.prompts import Border, Tokens
 
-Tunes = Literal["full", "lora", "adapter", "tokens", "border", "bias", "head"]
+Tunes = Literal["full", "lora", "adapter", "tokens", "border", "bias", "head", "pruned"]
 Heads = Literal["linear", "prompts", "learned", "attentive"]
 TUNES = {
     "full": Full(),
@@ -31,6 +31,7 @@ TUNES = {
     "border": Extend(extras=(Border(width=4),)),
     "bias": Part(pattern="bias$"),
     "head": Part(),
+    "pruned": Pruned(share=0.5),
 }
 RATES = {
     "full": 5e-4,
@@ -40,6 +41,7 @@ RATES = {
     "border": 1e-2,
     "bias": 3e-3,
     "head": 1e-2,
+    "pruned": 5e-4,
 }
 HEADS = {
     "linear": heads.Linear(),
@@ -53,15 +55,19 @@ def get_config(
     init_from: str = "runs/quickstart",
     tune: Tunes = "full",
     head: Heads = "linear",
+    keep_head: bool = False,
     size: int = 48,
     steps: int = 300,
 ):
-    splits = (Folder(path="photos", split=split, val_share=0.2, side=2 * size) for split in ("train", "val"))
+    splits = (
+        Folder(path="photos", split=split, val_share=0.2, side=2 * size, strict=True)
+        for split in ("train", "val")
+    )
     train, val = splits
     return Classify(
         init_from=init_from,
         towers={"image": Backbone(tune=TUNES[tune], frozen_steps=steps // 10)},
-        tasks={"class": Task(head=HEADS[head], smoothing=0.1)},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head, smoothing=0.1)},
         data=Data(
             train=train,
             batch_size=32,

@@ -23,20 +23,28 @@ _AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what i
 _LENGTH = 32  # tokens: a sentence or two
 # Of the pictures of classes: a few per cent would leave some classes without a picture to validate on.
 _VAL_SHARE = 0.2
+_SIDE = 256  # pixels that pictures are read at, where a config says no size
 _LIMIT = 1_000  # examples of the training data, and of other data, that are evaluated on
 
 
 def with_data(cfg, data: str):
-    """A pretraining config on the pictures and texts of `data`; towers, objective and optimizer stay.
+    """A pretraining config on the pictures and texts of `data`, read by a tokenizer for whole sentences; all
+    else as of `with_pairs`."""
+    return dataclasses.replace(
+        with_pairs(cfg, data), tokenizer=for_sentences(cfg.tokenizer, cfg.towers["text"])
+    )
+
+
+def with_pairs(cfg, data: str):
+    """A contrastive config on the pictures and texts of `data`; towers, objective and optimizer stay.
 
     Args:
-        cfg: `Pretrain`.
+        cfg: `Pretrain`, or a resolved `Contrast`.
         data: a folder, or a table in it, or `tfds:` and the name of a data set or the folder of one version.
 
     Returns:
         The config with training and validation data, a geometry for pictures of any size, colour ops that
-        need no alpha, a tokenizer for whole sentences, any of an example's captions or its class in a prompt,
-        and evaluators for it.
+        need no alpha, any of an example's captions or its class in a prompt, and evaluators for it.
 
     Raises:
         ValueError: there is no such data, or it is not pictures and texts, or the config wants more.
@@ -61,7 +69,6 @@ def with_data(cfg, data: str):
             together=1,
         ),
         colour=colour.without_alpha(cfg.colour),
-        tokenizer=_tokenizer(cfg.tokenizer, cfg.towers["text"]),
         evals=_evaluators(
             _name(data), train, val, max((e.every_steps for e in cfg.evals.values()), default=0)
         ),
@@ -95,7 +102,7 @@ def with_classes(cfg, data: str):
         )
     ((task, asked),) = cfg.tasks.items()
     size, _ = pipeline.size(cfg.data)
-    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE)
+    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE, strict=True)
     flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
     every = max((e.every_steps for e in cfg.evals.values()), default=0)
     splits = {"val": (val, every), "train": (train, 0)}
@@ -119,6 +126,23 @@ def with_classes(cfg, data: str):
             if len(source)
         },
     )
+
+
+def with_probe(cfg, data: str):
+    """A linear probe on the pictures of `data`, a folder a class or `tfds:` with a label.
+
+    Args:
+        cfg: `Probe`.
+
+    Returns:
+        The config with both splits and an evaluator for the validation split, on which nothing is fitted.
+
+    Raises:
+        ValueError: there is no such data, or it has no classes.
+    """
+    train, val = _sources(data, side=_SIDE, val_share=_VAL_SHARE, strict=True)
+    judged = Classified(name=f"{_name(data)}_val", source=val, classes=train, labels=cfg.labels)
+    return dataclasses.replace(cfg, train=train, val=val, refit=False, evals={"val": judged})
 
 
 def changes_of_classes(before, after) -> str:
@@ -152,11 +176,16 @@ def _sources(data: str, side: int, **fields) -> tuple[Folder | Tfds, Folder | Tf
     return train.resolved(), val.resolved()
 
 
-def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
-    """The config's tokenizer; one that is learned from the captions is made to hold sentences, as far as the
-    tower has places for their tokens."""
+def for_sentences(config: TokenizerConfig, tower) -> TokenizerConfig:
+    """A text tower's tokenizer; one that is learned from the captions is made to hold sentences."""
     if not isinstance(config, SentencePiece):
         return config
+    # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
+    return lengthened(dataclasses.replace(config, model="bpe"), tower)
+
+
+def lengthened(config: TokenizerConfig, tower) -> TokenizerConfig:
+    """A text tower's tokenizer with rows for sentences, as far as the tower has places for their tokens."""
     match tower:
         case TextTransformer():
             places = tower.length
@@ -164,8 +193,7 @@ def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
             places = _LENGTH
         case _:  # not known
             places = config.length
-    # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
-    return dataclasses.replace(config, model="bpe", length=max(config.length, min(places, _LENGTH)))
+    return dataclasses.replace(config, length=max(config.length, min(places, _LENGTH)))
 
 
 def _evaluators(name: str, train: Source, val: Source, every_steps: int) -> dict[str, Evaluator]:

@@ -13,18 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mmjax.data.captions import check_templates
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
-from mmjax.finetune.base import Base
 from mmjax.finetune.heads import Prompted
 from mmjax.finetune.trees import pick
 from mmjax.model import unit
 from mmjax.optim.paths import map_paths
 from mmjax.towers import Encoded
-from mmjax.towers.extended import Extended, extended
+from mmjax.towers.extended import Extended
 from mmjax.towers.prompts import Context
 
-_SCALE = "log_scale"  # of the objective, and of the head
+SCALE = "log_scale"  # of the objective, and of the head
 
 
 class Prompts(nn.Module):
@@ -41,12 +39,22 @@ class Prompts(nn.Module):
     def __call__(self, encoded: Encoded, lengths_B=None, *, train: bool = False):
         z_CE = unit(self.text.apply({"params": self.param("text", self._init_text)}, self._rows).embedding_BE)
         # What it starts at never counts: the checkpoint's takes its place.
-        log_scale = self.param(_SCALE, nn.initializers.zeros, ())
+        log_scale = self.param(SCALE, nn.initializers.zeros, ())
         return jnp.exp(log_scale) * unit(encoded.embedding_BE) @ z_CE.T
 
     def fixed(self, params):
         """All of its parameters but the context."""
         return pick(params, map_paths(lambda path, _: path != "text/context", params))
+
+    def merged(self) -> Prompted:
+        """A head that says the same without the text tower."""
+        return Prompted(classes=self.classes, templates=(self.template,))
+
+    def merged_params(self, params):
+        """Its parameters, of what those of this head are."""
+        z_CE = unit(self.text.apply({"params": params["text"]}, self._rows).embedding_BE)
+        kernel_EC = jnp.exp(params[SCALE]) * z_CE.T
+        return {"logits": {"kernel": kernel_EC, "bias": jnp.zeros(self.classes)}}
 
     def _init_text(self, key):
         return self.text.init(key, self._rows)["params"]
@@ -54,21 +62,6 @@ class Prompts(nn.Module):
     @property
     def _rows(self):
         return jnp.asarray(self.rows, jnp.int32)
-
-
-def resolved(head: Prompts, base: Base, names: tuple[str, ...]) -> Prompts:
-    """The head with what it takes from the checkpoint.
-
-    Raises:
-        ValueError: the checkpoint has no text tower, or its rows of ids no room for the context.
-    """
-    check_templates((head.template,))
-    config = base.config.tokenizer
-    context = Context(length=head.length, first=0 if config is None or config.bos_id is None else 1)
-    text = extended(base.tower("text"), (context,))
-    prompts = [head.template.replace("{}", name) for name in names]
-    rows = rows_with_room(base.tokenizer(), context, prompts)
-    return head.clone(text=text, rows=tuple(tuple(row) for row in rows.tolist()))
 
 
 def rows_with_room(tokenizer: Tokenizer, context: Context, prompts: list[str]) -> np.ndarray:
@@ -92,23 +85,3 @@ def rows_with_room(tokenizer: Tokenizer, context: Context, prompts: list[str]) -
     marks = (config.pad_id, config.eos_id, config.bos_id)
     piece = next(id_ for id_ in itertools.count() if id_ not in marks)
     return np.insert(shorter(prompts), [context.first] * context.length, piece, axis=1)
-
-
-def from_checkpoint(base: Base, wanted):
-    """What a head has from the checkpoint, laid out as `wanted`, its fixed parameters, says.
-
-    Raises:
-        ValueError: the checkpoint's objective has no scale.
-    """
-    if _SCALE not in base.shapes().get("objective", {}):
-        raise ValueError(f"the objective of {base.workdir} has no scale; use another head")
-    read = base.restore({"text": wanted["text"], "objective": {_SCALE: wanted[_SCALE]}})
-    return {"text": read["text"], _SCALE: read["objective"][_SCALE]}
-
-
-def merged(head: Prompts, params) -> tuple[Prompted, dict]:
-    """A head that says the same without the text tower, and its parameters."""
-    rows = jnp.asarray(head.rows, jnp.int32)
-    z_CE = unit(head.text.apply({"params": params["text"]}, rows).embedding_BE)
-    logits = {"kernel": jnp.exp(params[_SCALE]) * z_CE.T, "bias": jnp.zeros(head.classes)}
-    return Prompted(classes=head.classes, templates=(head.template,)), {"logits": logits}

@@ -4,12 +4,14 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mmjax import metrics, sharding
-from mmjax.data import pipeline
-from mmjax.finetune import adapt, context, heads, zero_shot
+from mmjax.data import pipeline, preparing
+from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
+from mmjax.finetune.context import Prompts
 from mmjax.finetune.network import HEAD, Network
 from mmjax.finetune.step import init_state
 
@@ -46,7 +48,7 @@ class Setup:
         wanted = sharding.with_layout(shapes, sharding.shardings(self.mesh, shapes))
         if HEAD in wanted:
             of_tasks = wanted.pop(HEAD)
-            found[HEAD] = {task: context.from_checkpoint(self.base, x) for task, x in of_tasks.items()}
+            found[HEAD] = {task: zero_shot.fixed_of(self.base, x) for task, x in of_tasks.items()}
         for modality, of_tower in wanted.items():
             change, plan = self.cfg.towers[modality].adapt, self.plans[modality]
             with metrics.phase(f"reading {modality} of {self.base.name}"):
@@ -58,10 +60,18 @@ class Setup:
         kernels = {
             name: zero_shot.kernel(self.base, task.head, task.labels.names, self.mesh)
             for name, task in self.cfg.tasks.items()
-            if isinstance(task.head, heads.Prompted)
+            if isinstance(task.head, heads.Prompted) and not task.keep_head
         }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.shapes.start), fixed, kernels)
+        return make(self.read(self.shapes.start), fixed, kernels, self._kept_heads())
+
+    def _kept_heads(self):
+        all_heads = self.shapes.state["params"][HEAD]
+        wanted = {name: all_heads[name] for name, task in self.cfg.tasks.items() if task.keep_head}
+        if not wanted:
+            return {}
+        part = {HEAD: wanted}
+        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))[HEAD]
 
     def _init_towers(self):
         layout = sharding.shardings(self.mesh, self.shapes.towers)
@@ -74,6 +84,7 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     Raises:
         ValueError: the checkpoint, the data and the config do not fit; says what does not.
     """
+    preparing.check_has(cfg.data, cfg.towers)
     cfg = resolved(cfg, base)
     mesh = sharding.make_mesh(cfg.mesh) if mesh is None else mesh
     sharding.check_batch(mesh, cfg.data.batch_size)
@@ -83,6 +94,7 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
     there = base.shapes()
+    _check_kept_heads(cfg, base, there, shapes.state["params"])
     plans = {
         modality: adapt.plan(
             tower.adapt,
@@ -120,6 +132,17 @@ def resolved(cfg, base: Base):
     )
 
 
+def _check_kept_heads(cfg, base: Base, there, here):
+    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes."""
+    for name in (name for name, task in cfg.tasks.items() if task.keep_head):
+        old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
+        if old != new or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names:
+            raise ValueError(
+                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes; begin with a "
+                "finetune of this task, or leave it out"
+            )
+
+
 def _resolved(tower, modality: str, base: Base):
     """A `Backbone` with what it takes from the checkpoint."""
     there = base.tower(modality)
@@ -130,9 +153,9 @@ def _resolved(tower, modality: str, base: Base):
 
 def _with_prompts(task, base: Base):
     """A task whose head, where it learns prompts, has the checkpoint's text tower."""
-    if not isinstance(task.head, context.Prompts):
+    if not isinstance(task.head, Prompts):
         return task
-    return dataclasses.replace(task, head=context.resolved(task.head, base, task.labels.names))
+    return dataclasses.replace(task, head=zero_shot.with_text(task.head, base, task.labels.names))
 
 
 def shapes_of(cfg, network: Network) -> Shapes:
@@ -142,7 +165,7 @@ def shapes_of(cfg, network: Network) -> Shapes:
         ValueError: a pattern of the optimizer or of what is tuned names nothing.
     """
     towers = jax.eval_shape(lambda: _init_towers(cfg, network))
-    start, fixed = network.start(towers), network.fixed(towers)
+    start, fixed = network.tuned.start(towers), network.tuned.fixed(towers)
     fixed |= network.fixed_heads(jax.eval_shape(network.init_heads, jax.random.key(0), towers))
     state = jax.eval_shape(lambda *parts: init_state(cfg, network, *parts), start, fixed)
     return Shapes(towers, start, fixed, state)

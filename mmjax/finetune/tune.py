@@ -15,6 +15,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.optim.paths import check_pattern, kernel_axes, map_paths, matches
 from mmjax.sharding import path_name
@@ -176,4 +177,4 @@ class Extend:
         return Part(pattern=self.new if self.also is None else f"{self.new}|{self.also}")
 
 
-Tune = Full | Part | Lora | Extend
+Tune = Full | Part | Lora | Extend | Pruned

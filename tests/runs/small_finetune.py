@@ -8,7 +8,7 @@ from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.context import Prompts
-from mmjax.finetune.tune import Extend, Full, Lora, Part
+from mmjax.finetune.tune import Extend, Full, Lora, Part, Pruned
 from mmjax.optim import Optim
 from mmjax.towers.extended import Adapters
 from mmjax.towers.prompts import Border, Tokens
@@ -20,6 +20,7 @@ TUNES = {
     "adapter": Extend(extras=(Adapters(width=4), Tokens(count=2, deep=True), Border(width=2))),
     "bias": Part(pattern="bias$"),
     "head": Part(),
+    "pruned": Pruned(share=0.6, over_steps=8),
 }
 HEADS = {
     "linear": heads.Linear(),
@@ -37,12 +38,13 @@ def get_config(
     size: int = SIZE,
     towers: str = "image",
     mixup: float = 0.2,
+    keep_head: bool = False,
 ):
     train, val = (Folder(path=data, split=split, val_share=0.3, side=64) for split in ("train", "val"))
     return Classify(
         init_from=init_from,
         towers={name: Backbone(tune=TUNES[tune], frozen_steps=2) for name in towers.split("+")},
-        tasks={"class": Task(head=HEADS[head], smoothing=0.1, balance="root")},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head, smoothing=0.1, balance="root")},
         mixup=mixup,
         data=Data(
             train=train,

@@ -9,13 +9,13 @@ import pytest
 from commands import ROOT, exit_code, lines, start
 
 from mmjax import config
-from mmjax.pretrain.step import init_state, make_step
+from mmjax.contrastive.step import init_state, make_step
 
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 # Evaluators for a run of another config.
 EVALUATING = ("evaluate_fashion",)
 # These need a finished run: test_finetune takes steps with what they build.
-FINETUNES = [name for name in FILES if name.startswith("finetune_")]
+FINETUNES = [name for name in FILES if name.startswith("finetune_") or name == "quantize"]
 NAMES = [name for name in FILES if name not in (*EVALUATING, *FINETUNES)]
 # Published recipes: neither their towers nor their batches fit a machine of tests.
 LARGE = ("clip_b16", "clip_b32", "clip_l14", "clipa_h14", "lit_b16", "siglip2_so400m", "siglip_b16")

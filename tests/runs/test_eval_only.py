@@ -14,6 +14,7 @@ import dataclasses
 from configs import debug
 from mmjax.data.sources.scenes import Scenes
 from mmjax.evals.embedding_health import EmbeddingHealth
+from mmjax.evals.relevance import Relevance
 from mmjax.evals.retrieval import Retrieval
 
 
@@ -25,8 +26,21 @@ def get_config():
         evals={
             "pairs": Retrieval(name="scenes_val", source=source, limit=20),
             "health": EmbeddingHealth(name="scenes_val", source=source, limit=20),
+            "maps": Relevance(name="scenes_val", source=source, limit=20),
         },
     )
+"""
+
+
+CLASSIFIED = """
+from configs import debug
+from mmjax.data.sources.scenes import Scenes
+from mmjax.evals.classified import Classified
+from mmjax.evaluation import Evaluate
+
+
+def get_config():
+    return Evaluate(evals={"colours": Classified(name="scenes", source=Scenes(split="val", px=debug.SIZE))})
 """
 
 
@@ -63,7 +77,11 @@ def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(run, tmp_pa
     assert found["step"] == 10 and "val/scenes_val/i2t_r1" in found
     assert found["val/scenes_val/rank_image"] <= 10
     results = {path.stem: json.loads(path.read_text()) for path in (folder / "results").iterdir()}
-    assert set(results) == {"pairs", "health"}
+    assert set(results) == {"pairs", "health", "maps"}
+    # The same pictures and captions: what is hidden of them changes the cosine a little.
+    assert all(-1 < found[f"val/scenes_val/rel_{name}"] < 1 for name in ("cosine", "without_most"))
+    page = (folder / "report.html").read_text()
+    assert "Where captions are found" in page and 'class="pic' in page
     assert results["pairs"]["task"] == "zeroshot_retrieval"
     assert results["pairs"]["metrics"]["text_retrieval_recall@5"] == found["val/scenes_val/i2t_r5"]
     assert results["health"]["pretrained"] == "step_10" and results["health"]["model"] == "finished"
@@ -89,6 +107,16 @@ def test_a_training_run_writes_its_results_too(run):
 def test_a_mistake_is_named_before_anything_is_evaluated(run, capsys, path, arguments, message):
     assert alone(path.format(run), *arguments) == 78
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_evaluator_of_what_the_model_cannot_do_is_refused_at_once(run, tmp_path, capsys):
+    (tmp_path / "classified.py").write_text(CLASSIFIED)
+    assert here(tmp_path / "classified.py", run, "--eval_only") == 78
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message == (
+        "error: evals.colours (Classified) needs 'classes/class', of a model that has image, probs, "
+        "relevance, seen, text; leave this evaluator out, or take another model"
+    )
 
 
 def test_a_config_file_that_is_wrong_is_named(run, capsys):
