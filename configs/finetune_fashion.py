@@ -1,4 +1,4 @@
-"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, half of its weights, or a head.
+"""Fashion-MNIST from a checkpoint: the network or half of its weights, changes of it, parts in it, a head.
 
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
