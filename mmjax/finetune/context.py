@@ -46,22 +46,25 @@ class Prompts(nn.Module):
         """All of its parameters but the context."""
         return pick(params, map_paths(lambda path, _: path != "text/context", params))
 
-    def merged(self) -> Prompted:
-        """A head that says the same without the text tower."""
-        return Prompted(classes=self.classes, templates=(self.template,))
-
-    def merged_params(self, params):
-        """Its parameters, of what those of this head are."""
-        z_CE = unit(self.text.apply({"params": params["text"]}, self._rows).embedding_BE)
-        kernel_EC = jnp.exp(params[SCALE]) * z_CE.T
-        return {"logits": {"kernel": kernel_EC, "bias": jnp.zeros(self.classes)}}
-
     def _init_text(self, key):
         return self.text.init(key, self._rows)["params"]
 
     @property
     def _rows(self):
         return jnp.asarray(self.rows, jnp.int32)
+
+
+def merged(head: Prompts) -> Prompted:
+    """A head that says the same without the text tower."""
+    return Prompted(classes=head.classes, templates=(head.template,))
+
+
+def merged_params(head: Prompts, params):
+    """Its parameters, of what those of the learned one are."""
+    rows = jnp.asarray(head.rows, jnp.int32)
+    z_CE = unit(head.text.apply({"params": params["text"]}, rows).embedding_BE)
+    kernel_EC = jnp.exp(params[SCALE]) * z_CE.T
+    return {"logits": {"kernel": kernel_EC, "bias": jnp.zeros(head.classes)}}
 
 
 def rows_with_room(tokenizer: Tokenizer, context: Context, prompts: list[str]) -> np.ndarray:

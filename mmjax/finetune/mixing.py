@@ -16,6 +16,7 @@ from mmjax import config, metrics, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune import context
 from mmjax.finetune.averaging import soup
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
@@ -65,7 +66,7 @@ def merged(model: Classifier) -> Any:
         params = model.network.params(trained, fixed)
         for task, head in model.network.heads.items():
             if isinstance(head, Prompts):
-                params[HEAD][task] = head.merged_params(params[HEAD][task])
+                params[HEAD][task] = context.merged_params(head, params[HEAD][task])
         return params
 
     with jax.set_mesh(model.mesh):
@@ -92,7 +93,7 @@ def whole(cfg):
     """The config of a finetune of all parameters, for what another one ended with, merged."""
     if isinstance(cfg, Classify):
         tasks = {
-            name: dataclasses.replace(task, head=task.head.merged())
+            name: dataclasses.replace(task, head=context.merged(task.head))
             if isinstance(task.head, Prompts)
             else task
             for name, task in cfg.tasks.items()

@@ -1,5 +1,5 @@
-"""What heads take from a checkpoint's text tower: a kernel that begins as zero-shot classification, or the tower
-itself where prompts are learned. Letters: C classes, E embedding."""
+"""What heads take from a checkpoint's text tower: a kernel that begins as zero-shot classification, or the
+tower itself where prompts are learned. Letters: C classes, E embedding."""
 
 import functools
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.data.tokenizers.utf8 import Bytes
-from mmjax.finetune.context import Prompts, rows_with_room
+from mmjax.finetune.context import Prompts, merged, merged_params, rows_with_room
 from mmjax.towers import Encoded
 from mmjax.towers.extended import Extended
 from mmjax.towers.prompts import Context
@@ -43,7 +43,7 @@ def test_all_but_the_context_stays(params):
 
 
 def test_a_merged_head_says_the_same_without_the_text_tower(params):
-    head, kept = HEAD.merged(), HEAD.merged_params(params)
+    head, kept = merged(HEAD), merged_params(HEAD, params)
     assert jax.tree.map(np.shape, kept) == {"logits": {"kernel": (8, 3), "bias": (3,)}}
     expected = jax.jit(HEAD.apply)({"params": params}, ENCODED)
     found = jax.jit(head.apply)({"params": kept}, ENCODED)
