@@ -1,9 +1,10 @@
-"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, or a head alone.
+"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, half of its weights, or a head.
 
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
 `head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
-comparison; `shots=16` trains on 16 pictures of each class alone.
+comparison; `shots=16` trains on 16 pictures a class alone. `tune=pruned,keep_head,init_from=runs/fashion`
+goes on with a finetune, half of its weights gone.
 """
 
 from configs.finetune_folder import HEADS, RATES, TUNES, Heads, Tunes
@@ -21,6 +22,7 @@ def get_config(
     init_from: str = "runs/quickstart",
     tune: Tunes = "full",
     head: Heads = "linear",
+    keep_head: bool = False,
     fresh: bool = False,
     size: int = 48,
     shots: int | None = None,
@@ -33,7 +35,7 @@ def get_config(
     return Classify(
         init_from=init_from,
         towers={"image": Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None))},
-        tasks={"class": Task(head=HEADS[head])},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head)},
         data=Data(
             train=train,
             batch_size=128,

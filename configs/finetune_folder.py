@@ -15,18 +15,19 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune.tune import Full, Lora, Part, Pruned
 from mmjax.optim import Optim
 
-Tunes = Literal["full", "lora", "bias", "head"]
+Tunes = Literal["full", "lora", "bias", "head", "pruned"]
 Heads = Literal["linear", "prompts", "attentive"]
 TUNES = {
     "full": Full(),
     "lora": Lora(pattern="kernel$"),
     "bias": Part(pattern="bias$"),
     "head": Part(),
+    "pruned": Pruned(share=0.5),
 }
-RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2}
+RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2, "pruned": 5e-4}
 HEADS = {
     "linear": heads.Linear(),
     "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),
@@ -38,6 +39,7 @@ def get_config(
     init_from: str = "runs/quickstart",
     tune: Tunes = "full",
     head: Heads = "linear",
+    keep_head: bool = False,
     size: int = 48,
     steps: int = 300,
 ):
@@ -46,7 +48,7 @@ def get_config(
     return Classify(
         init_from=init_from,
         towers={"image": Backbone(tune=TUNES[tune], frozen_steps=steps // 10)},
-        tasks={"class": Task(head=HEADS[head], smoothing=0.1)},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head, smoothing=0.1)},
         data=Data(
             train=train,
             batch_size=32,

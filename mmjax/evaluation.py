@@ -6,6 +6,7 @@ import json
 import logging
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -32,6 +33,35 @@ class Evaluate:
 
     def with_data(self, data: str) -> "Evaluate":
         raise ValueError(f"--data={data} needs a config that trains, whose sizes the data is prepared for")
+
+
+def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
+    """Raises ValueError where an evaluator needs a function that the model does not have.
+
+    Args:
+        functions: of the model, those that evaluators would be given.
+    """
+    functions = sorted(functions)
+    for label, evaluator in evals.items():
+        missing = [name for name in evaluator.needs if name not in functions]
+        if missing:
+            raise ValueError(
+                f"evals.{label} ({type(evaluator).__name__}) needs {missing[0]!r}, of a model that has "
+                f"{', '.join(functions)}; leave this evaluator out, or take another model"
+            )
+
+
+def licences(*parts: Any) -> list[str]:
+    """Of all data that evaluators, or sources, name: what a probe is fitted on, too; each once."""
+    found: dict[str, None] = {}
+    left = list(parts)
+    while left:
+        part = left.pop(0)
+        if dataclasses.is_dataclass(part):
+            if hasattr(part, "licence"):
+                found[part.licence] = None
+            left += [getattr(part, field.name) for field in dataclasses.fields(part)]
+    return [licence for licence in found if licence]
 
 
 class Evaluation:

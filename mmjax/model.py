@@ -22,6 +22,9 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Embed
 from mmjax.towers import Encoded
+from mmjax.towers.maps import has_maps, relevance
+
+_MAPPED = 64  # pictures of one pass for maps of relevance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +40,7 @@ class Model:
     params: Any  # by modality, and "objective"
     encoders: dict[str, Callable]  # what `encoders` made of the towers
     mesh: Mesh
+    maps: Callable | None = None  # what `relevance_maps` made of the towers
     config: Any = None  # the config of the run that it comes from
     batch_size: int = 256  # at most, of one forward pass over the whole mesh
 
@@ -58,19 +62,36 @@ class Model:
     @property
     def embed(self) -> Embed:
         """A function for each modality: `encode_image`, `encode_text`, and for others one that takes arrays
-        [N, ...], rows as the config's `data.fields` describes them. What evaluators are given, with `probs`.
+        [N, ...], rows as the config's `data.fields` describes them. What evaluators are given, with `probs`,
+        and where the image tower has maps `relevance` and `seen`.
         """
         own = {"image": self.encode_image, "text": self.encode_text}
         encode = {
             name: own.get(name, functools.partial(self._encode, name, prepare=np.asarray))
             for name in self.encoders
         }
-        return encode | {"probs": self.probs}
+        shown = {"relevance": self.relevance, "seen": self.preprocess} if self.maps else {}
+        return encode | {"probs": self.probs} | shown
 
     def probs(self, z_image: np.ndarray, z_text: np.ndarray) -> np.ndarray:
         """Float32 [N, M]: softmax over the texts, or each pair apart, whichever the objective was."""
         variables = {"params": self.params["objective"]}
         return np.asarray(self.objective.apply(variables, z_image, z_text, method="probs"))
+
+    def relevance(self, images: Sequence[Any], texts: Sequence[str]) -> np.ndarray:
+        """Float32 [N, h, w], 0 or more: how much each place of picture i, as `preprocess` shows it, speaks
+        for text i (`mmjax.towers.maps`)."""
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} images and {len(texts)} texts; give each image one text")
+        z_NE = self.encode_text(texts)
+
+        def prepare(of: range):
+            return self.preprocess(images[of.start : of.stop]), z_NE[of.start : of.stop]
+
+        function = functools.partial(self.maps, self.params["image"])
+        # Every layer's activations are kept for the backward pass.
+        batch_size = min(self.batch_size, _MAPPED)
+        return in_batches(function, range(len(texts)), prepare, mesh=self.mesh, batch_size=batch_size)
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """Int32 [N, S] token ids, padded."""
@@ -139,6 +160,22 @@ def encoders(
 
     out = sharding.replicated(mesh)
     return {modality: jax.jit(functools.partial(encode, modality), out_shardings=out) for modality in towers}
+
+
+def relevance_maps(
+    towers: dict[str, nn.Module], preprocessing: Preprocess | None, mesh: Mesh
+) -> Callable | None:
+    """Jitted `(params of the image tower, (images, text embeddings)) -> map_BHW`; None where there are not
+    both, or it has no maps."""
+    if not {"image", "text"} <= set(towers) or not has_maps(towers["image"]):
+        return None
+
+    def maps(params, batch):
+        image_BHWC, text_BE = batch
+        seen = colour.normalise(image_BHWC, preprocessing.mean, preprocessing.std)
+        return relevance(towers["image"], params, seen, text_BE)
+
+    return jax.jit(maps, out_shardings=sharding.replicated(mesh))
 
 
 def check_embeddings(towers: dict[str, Encoded]):

@@ -27,16 +27,23 @@ _LIMIT = 1_000  # examples of the training data, and of other data, that are eva
 
 
 def with_data(cfg, data: str):
-    """A pretraining config on the pictures and texts of `data`; towers, objective and optimizer stay.
+    """A pretraining config on the pictures and texts of `data`, read by a tokenizer for whole sentences; all
+    else as of `with_pairs`."""
+    return dataclasses.replace(
+        with_pairs(cfg, data), tokenizer=for_sentences(cfg.tokenizer, cfg.towers["text"])
+    )
+
+
+def with_pairs(cfg, data: str):
+    """A contrastive config on the pictures and texts of `data`; towers, objective and optimizer stay.
 
     Args:
-        cfg: `Pretrain`.
+        cfg: `Pretrain`, or a resolved `Contrast`.
         data: a folder, or a table in it, or `tfds:` and the name of a data set or the folder of one version.
 
     Returns:
         The config with training and validation data, a geometry for pictures of any size, colour ops that
-        need no alpha, a tokenizer for whole sentences, any of an example's captions or its class in a prompt,
-        and evaluators for it.
+        need no alpha, any of an example's captions or its class in a prompt, and evaluators for it.
 
     Raises:
         ValueError: there is no such data, or it is not pictures and texts, or the config wants more.
@@ -61,7 +68,6 @@ def with_data(cfg, data: str):
             together=1,
         ),
         colour=colour.without_alpha(cfg.colour),
-        tokenizer=_tokenizer(cfg.tokenizer, cfg.towers["text"]),
         evals=_evaluators(
             _name(data), train, val, max((e.every_steps for e in cfg.evals.values()), default=0)
         ),
@@ -152,11 +158,16 @@ def _sources(data: str, side: int, **fields) -> tuple[Folder | Tfds, Folder | Tf
     return train.resolved(), val.resolved()
 
 
-def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
-    """The config's tokenizer; one that is learned from the captions is made to hold sentences, as far as the
-    tower has places for their tokens."""
+def for_sentences(config: TokenizerConfig, tower) -> TokenizerConfig:
+    """A text tower's tokenizer; one that is learned from the captions is made to hold sentences."""
     if not isinstance(config, SentencePiece):
         return config
+    # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
+    return lengthened(dataclasses.replace(config, model="bpe"), tower)
+
+
+def lengthened(config: TokenizerConfig, tower) -> TokenizerConfig:
+    """A text tower's tokenizer with rows for sentences, as far as the tower has places for their tokens."""
     match tower:
         case TextTransformer():
             places = tower.length
@@ -164,8 +175,7 @@ def _tokenizer(config: TokenizerConfig, tower) -> TokenizerConfig:
             places = _LENGTH
         case _:  # not known
             places = config.length
-    # Captions of few different words, which unigram would spell in scraps, are as likely as long ones.
-    return dataclasses.replace(config, model="bpe", length=max(config.length, min(places, _LENGTH)))
+    return dataclasses.replace(config, length=max(config.length, min(places, _LENGTH)))
 
 
 def _evaluators(name: str, train: Source, val: Source, every_steps: int) -> dict[str, Evaluator]:

@@ -19,7 +19,7 @@ from mmjax import config, flops, loop, metrics, optim, sharding, workdir
 from mmjax.checkpoint import Checkpoints
 from mmjax.data import REASONS, pipeline
 from mmjax.evals import Embed
-from mmjax.evaluation import Evaluation, finish
+from mmjax.evaluation import Evaluation, finish, licences
 from mmjax.towers import batch_norm
 
 log = logging.getLogger("mmjax")
@@ -99,9 +99,7 @@ def _train(cfg, directory: pathlib.Path, training: Training, peak: float):
             start=start,
         )
     checkpoints.close()
-    sources = [cfg.data.train, *(evaluator.source for evaluator in cfg.evals.values())]
-    licences = list(dict.fromkeys(source.licence for source in sources if source.licence))
-    finish(directory, cfg, evaluation, licences)
+    finish(directory, cfg, evaluation, licences(cfg.data.train, *cfg.evals.values()))
 
 
 def state_of(cfg, params, key) -> dict[str, Any]:

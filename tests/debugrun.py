@@ -5,9 +5,9 @@ import functools
 import jax
 
 from configs import debug
+from mmjax.contrastive.step import init_state
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.data.tokenizers.sentencepiece import train
-from mmjax.pretrain.step import init_state
 
 
 @functools.cache

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import tinyclip
 
+from mmjax.contrastive.loss import compare, embed, named_keys
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
-from mmjax.pretrain.loss import compare, embed, named_keys
 
 ROWS = 32
 KEY = 7

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+from typing import ClassVar
 
 import debugrun
 import pytest
@@ -22,6 +23,7 @@ class Count:
     every_steps: int = 0
     texts: int = 1
     source: Scenes = Scenes(split="val", px=32)
+    needs: ClassVar[tuple[str, ...]] = ("text",)
 
     def prepare(self):
         self.source.prepare()

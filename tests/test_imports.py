@@ -21,6 +21,7 @@ LAYERS = (
     {"model", "evaluation", "finished", "own_data", "vocabulary"},
     {"loop"},
     {"training"},
+    {"contrastive"},
     {"pretrain", "finetune", "interop"},
     {"serve"},
     {"main"},

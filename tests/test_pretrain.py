@@ -13,10 +13,10 @@ from flax import linen as nn
 from configs import debug
 from mmjax import flops, optim, sharding
 from mmjax.checkpoint import Checkpointing
+from mmjax.contrastive.step import compile_step, init_state, make_step
 from mmjax.data.colour import Invert
 from mmjax.optim import Optim
 from mmjax.pretrain import model_flops
-from mmjax.pretrain.step import compile_step, init_state, make_step
 from mmjax.sharding import MeshShape
 from mmjax.towers import Encoded
 

@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from mmjax import optim, presets, sharding
+from mmjax.contrastive.step import init_state
 from mmjax.optim import Adafactor, AdamW, Lamb, Lion, Muon, Optim
-from mmjax.pretrain.step import init_state
 from mmjax.sharding import MeshShape
 
 

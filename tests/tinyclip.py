@@ -14,8 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from mmjax import sharding
-from mmjax.pretrain import accumulation
-from mmjax.pretrain.step import init_state
+from mmjax.contrastive import accumulation
+from mmjax.contrastive.step import init_state
 from mmjax.sharding import MeshShape
 from mmjax.towers import Encoded
 from mmjax.towers.batch_norm import BatchNorm

@@ -17,8 +17,10 @@ Embed = dict[str, Callable[..., np.ndarray]]
 same; any other modality of a run: sequence of arrays -> the same. The sequence only needs `len` and slices,
 so that a process reads its own part of it. Rows come back in order, exact for any N; the work is spread over
 the mesh. `probs`, where there is one: embeddings of pictures [N, E] and of texts [M, E] -> [N, M], how
-probable each text is for each picture. A finetuned classifier has `classes/<task>`: sequence of examples as
-sources give them -> probabilities [N, C]."""
+probable each text is for each picture. `relevance`, where the picture tower has maps: pictures and as many
+texts -> float32 [N, h, w], how much each place of a picture, as `seen` shows it, speaks for its text; `seen`:
+pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned classifier has `classes/<task>`:
+sequence of examples as sources give them -> probabilities [N, C]."""
 
 
 class Match(NamedTuple):
@@ -88,7 +90,19 @@ class Curve(NamedTuple):
     spread: dict[str, np.ndarray] = {}  # standard deviation of a line's values
 
 
-Picture = Gallery | Heatmap | Confusion | Reliability | Curve
+class TradeOff(NamedTuple):
+    """One value against another, along a line of models that trades them."""
+
+    title: str
+    note: str
+    across: str  # what `x` is
+    up: str  # what `y` is
+    x: np.ndarray
+    y: np.ndarray
+    labels: tuple[str, ...]  # of the points, in the order in which a line joins them
+
+
+Picture = Gallery | Heatmap | Confusion | Reliability | Curve | TradeOff
 
 
 class Report(NamedTuple):
@@ -108,6 +122,7 @@ class Evaluator(Protocol):
     name: str  # data set and split as metrics name it: `val/<name>/i2t_r1`
     source: Source  # the pictures and texts it evaluates on
     every_steps: int  # between evaluations in the loop; 0 evaluates after the last step only
+    needs: tuple[str, ...]  # functions of `embed` without which it cannot do; no field, as `ClassVar` says
 
     def prepare(self) -> None:
         """Makes its data ready, before the first step; raises ValueError with the remedy where it cannot."""

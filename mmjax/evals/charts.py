@@ -6,6 +6,7 @@ Letters: P points of a series.
 """
 
 import math
+from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -70,6 +71,36 @@ def line_chart(
         f'<figure class="chart"><figcaption>{heading}<ul class="legend">{legend}</ul></figcaption>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{title}: {spoken}")}">'
         f"{_grid(along, up, across, ticks)}{lines}</svg></figure>"
+    )
+
+
+def path_chart(
+    title: str, x_P: np.ndarray, y_P: np.ndarray, labels: Sequence[str], *, across: str, up: str
+) -> str:
+    """An HTML figure of labelled points, joined in their order by a line.
+
+    Points that are not finite are left out; it is empty where none is left.
+    """
+    kept = np.isfinite(x_P) & np.isfinite(y_P)
+    if not kept.any():
+        return ""
+    x_P, y_P, labels = x_P[kept], y_P[kept], [labels[i] for i in np.flatnonzero(kept)]
+    along = _Axis(*_range(x_P), False, _LEFT, _WIDTH - _RIGHT)
+    upward = _Axis(*_range(y_P), False, _HEIGHT - _BOTTOM, _TOP)
+    at_P = [(along.pixel(x), upward.pixel(y)) for x, y in zip(x_P, y_P, strict=True)]
+    drawn = '<polyline class="line s0" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in at_P) + '"/>'
+    spoken = []
+    for (x, y), at_x, at_y, label in zip(at_P, x_P, y_P, labels, strict=True):
+        value = f"{escape(label)}: {escape(across)} {short(at_x)}, {escape(up)} {short(at_y)}"
+        drawn += f'<circle class="dot s0" cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{value}</title></circle>'
+        # Beside the point, on the side where there is room.
+        side, anchor = (-6, "end") if x > _WIDTH / 2 else (6, "start")
+        drawn += _text(x + side, y - 4, anchor, escape(label))
+        spoken.append(value)
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)} <span class="unit">{escape(up)}</span>'
+        f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{"; ".join(spoken)}">'
+        f"{_grid(along, upward, across, _ticks(along))}{drawn}</svg></figure>"
     )
 
 

@@ -28,6 +28,10 @@ class Classified:
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (f"classes/{self.task}",)
+
     def prepare(self) -> None:
         """Raises ValueError where the source has a class that is not predicted."""
         self.source.prepare()
@@ -38,10 +42,7 @@ class Classified:
 
     def __call__(self, embed: Embed) -> Report:
         index_N, target_NC = self._targets
-        if (key := f"classes/{self.task}") not in embed:
-            known = [name for name in embed if name.startswith("classes/")]
-            raise ValueError(f"{self.name}: nothing predicts {key}, only {known}; give `task` one of these")
-        probs_NC = embed[key](Examples(self.source, index_N))
+        probs_NC = embed[f"classes/{self.task}"](Examples(self.source, index_N))
         if probs_NC.shape[1] != target_NC.shape[1]:
             raise ValueError(
                 f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "

@@ -14,7 +14,7 @@ Letters: N pictures, M negatives, P pairs, I and T the two pictures and the two 
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class Composition:
     every_steps: int = 0  # 0 evaluates after the last step only
     n: int = 1_000  # pictures with hard negatives: the first of the source
     pairs: int = 300  # Winograd pairs; 0 leaves them out
+    needs: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=None)

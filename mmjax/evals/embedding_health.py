@@ -7,7 +7,7 @@ Letters: N pairs, E embedding.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -34,6 +34,7 @@ class EmbeddingHealth:
     source: Source
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = 1_000  # examples, evenly spread; memory grows with their square
+    needs: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

@@ -5,7 +5,7 @@ Letters: N examples, E embedding, C classes, K numbers of examples, R repetition
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class FewShot:
     l2: float = 1e-3  # of the regulariser
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
+    needs: ClassVar[tuple[str, ...]] = ("image",)
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

@@ -1,4 +1,4 @@
-"""Confusion matrices, reliability diagrams and curves of the HTML report.
+"""Confusion matrices, reliability diagrams, curves and trade-offs of the HTML report.
 
 Letters: P points of a line, C classes.
 """
@@ -7,8 +7,8 @@ from html import escape
 
 import numpy as np
 
-from mmjax.evals import Confusion, Curve, Reliability
-from mmjax.evals.charts import Series, line_chart
+from mmjax.evals import Confusion, Curve, Reliability, TradeOff
+from mmjax.evals.charts import Series, line_chart, path_chart
 from mmjax.evals.report_pictures import heading
 
 _SIDE = 220  # of the reliability diagram
@@ -81,6 +81,19 @@ def curve(shown: Curve) -> str:
         for name, y_P in shown.y.items()
     ]
     chart = line_chart(shown.note, series, across=shown.across, log_across=True)
+    return f'<h3>{escape(shown.title)}</h3><div class="grid2">{chart}</div>'
+
+
+def trade_off(shown: TradeOff) -> str:
+    """The points of the models, their labels beside them."""
+    chart = path_chart(
+        shown.note,
+        np.asarray(shown.x, float),
+        np.asarray(shown.y, float),
+        shown.labels,
+        across=shown.across,
+        up=shown.up,
+    )
     return f'<h3>{escape(shown.title)}</h3><div class="grid2">{chart}</div>'
 
 

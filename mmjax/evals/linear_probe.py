@@ -9,7 +9,7 @@ Letters: N examples, E embedding, C classes.
 import dataclasses
 import functools
 import logging
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -45,6 +45,7 @@ class LinearProbe:
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
     train_limit: int | None = None  # of `train`
     detail: bool = True
+    needs: ClassVar[tuple[str, ...]] = ("image",)
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

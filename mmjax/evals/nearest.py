@@ -8,7 +8,7 @@ Letters: N examples to classify, B a block of them, M training examples, K neare
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class KNearest:
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
     train_limit: int | None = None  # of `train`
     detail: bool = True  # with what scikit-learn measures
+    needs: ClassVar[tuple[str, ...]] = ("image",)
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

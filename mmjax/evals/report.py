@@ -13,7 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Picture, Reliability, Report, figures
+from mmjax.evals import (
+    Confusion,
+    Curve,
+    Gallery,
+    Heatmap,
+    Picture,
+    Reliability,
+    Report,
+    TradeOff,
+    figures,
+)
 from mmjax.evals.charts import SERIES, Series, line_chart, short
 from mmjax.evals.report_pictures import Thumbnails, gallery, heatmap
 from mmjax.evals.report_style import CSS
@@ -33,7 +43,7 @@ _CURVES = (  # key, title, unit, factor
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )
-_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours"}
+_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours", "rel": "maps"}
 _WORDS = {"acc1": "top-1", "acc5": "top-5", "mpcr": "mean class recall", "ece": "calibration error"}
 _WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 
@@ -232,6 +242,8 @@ def _picture(picture: Picture, thumbnails: Thumbnails, max_rows: int | None) -> 
             return figures.reliability(picture)
         case Curve():
             return figures.curve(picture)
+        case TradeOff():
+            return figures.trade_off(picture)
 
 
 def _end(environment: Mapping[str, Any], licences: Sequence[str], config_text: str) -> str:

@@ -9,7 +9,7 @@ Letters: N pictures, M captions, E embedding.
 
 import dataclasses
 import functools
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Retrieval:
     every_steps: int = 0  # 0 evaluates after the last step only
     captions: Literal["first", "all"] = "first"  # of each example
     limit: int | None = None  # examples, evenly spread over the source; None takes all
+    needs: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

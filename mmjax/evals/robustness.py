@@ -4,7 +4,9 @@ Hendrycks and Dietterich 2019, arXiv:1903.12261; without their normalisation by 
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,26 +14,31 @@ from mmjax.data import Source
 from mmjax.evals import Curve, Embed, Evaluator, Gallery, Match, Report, Row
 from mmjax.evals.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from mmjax.evals.embedded import remembering
-from mmjax.evals.examples import Pictures, readable
+from mmjax.evals.examples import Examples, Pictures, readable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Corrupted:
-    """Pictures of an evaluator, made worse when sliced; each has its own random numbers."""
+    """Pictures of an evaluator, or examples that have one, made worse when sliced; each has its own random
+    numbers."""
 
-    pictures: Pictures
+    items: Pictures | Examples
     corruption: str
     severity: int
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.items)
 
-    def __getitem__(self, at: slice) -> list[np.ndarray]:
-        indices = self.pictures.index_N[at]
+    def __getitem__(self, at: slice) -> list[Any]:
         return [
-            corrupted(self.corruption, image, severity=self.severity, seed=int(index))
-            for index, image in zip(indices, self.pictures[at], strict=True)
+            self._worse(item, int(index))
+            for index, item in zip(self.items.index_N[at], self.items[at], strict=True)
         ]
+
+    def _worse(self, item: np.ndarray | dict[str, Any], index: int) -> np.ndarray | dict[str, Any]:
+        if isinstance(item, dict):
+            return item | {"image": self._worse(item["image"], index)}
+        return corrupted(self.corruption, item, severity=self.severity, seed=index)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +46,8 @@ class Robustness:
     """Metrics of another evaluator with its pictures corrupted, as means over severities.
 
     `<metric>_clean`, `<metric>_<corruption>` and `<metric>_corrupted`, the mean of these. Pictures of the
-    evaluator's `source` are corrupted, and no others: not those that a probe is fitted on, nor pairs that
-    `Composition` generates beside its source.
+    evaluator's `source` are corrupted, whatever they are given to, and no others: not those that a probe is
+    fitted on, nor pairs that `Composition` generates beside its source.
     """
 
     evaluator: Evaluator
@@ -67,6 +74,10 @@ class Robustness:
     @property
     def source(self) -> Source:
         return self.evaluator.source
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.evaluator.needs
 
     def prepare(self) -> None:
         self.evaluator.prepare()
@@ -97,12 +108,12 @@ class Robustness:
         return [found[metric] for metric in self.metrics]
 
     def _corrupting(self, embed: Embed, corruption: str, severity: int) -> Embed:
-        def image(pictures: Sequence) -> np.ndarray:
-            if isinstance(pictures, Pictures) and pictures.source == self.source:
-                return embed["image"](_Corrupted(pictures, corruption, severity))
-            return embed["image"](pictures)
+        def of_worse(function: Callable[..., np.ndarray], items: Sequence, *others) -> np.ndarray:
+            if isinstance(items, (Pictures, Examples)) and items.source == self.source:
+                items = _Corrupted(items, corruption, severity)
+            return function(items, *others)
 
-        return embed | {"image": image}
+        return {name: functools.partial(of_worse, function) for name, function in embed.items()}
 
     def _examples(self) -> Gallery:
         """One picture of the source under every corruption, at rising severity."""

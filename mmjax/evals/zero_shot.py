@@ -8,6 +8,7 @@ Letters: N pictures, C classes, T templates, E embedding.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import numpy as np
 from einops import rearrange
@@ -37,6 +38,7 @@ class ZeroShot:
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
     detail: bool = False
+    needs: ClassVar[tuple[str, ...]] = ("image", "text")
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)

@@ -1,4 +1,4 @@
-"""Finetuning what was pretrained: classification with one tower of a checkpoint, or with several.
+"""Finetuning what was pretrained: classification with towers of a checkpoint, and contrastive finetuning.
 
 **The checkpoint contract.** A finetune reads nothing but a workdir, and of it:
 
@@ -17,6 +17,7 @@ hold only a part of a tower. Nothing here imports `mmjax.pretrain`.
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
+from mmjax.finetune.contrast import Contrast
 from mmjax.finetune.tasks import Task
 
-__all__ = ["Backbone", "Classifier", "Classify", "Task"]
+__all__ = ["Backbone", "Classifier", "Classify", "Contrast", "Task"]

@@ -9,6 +9,7 @@ from flax import linen as nn
 from mmjax import checkpoint
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune.quantized import Quantized
 from mmjax.finished import checkpoint_of, config_of, split
 
 _BEST = "best"
@@ -56,6 +57,12 @@ class Base:
         # Those of a finetune say what of them was trained, too.
         return tower if isinstance(tower, nn.Module) else tower.module
 
+    def objective(self) -> nn.Module:
+        """Raises ValueError where the run had none, as a classification has not."""
+        if "objective" not in {field.name for field in dataclasses.fields(self.config)}:
+            raise ValueError(f"{self.workdir} is a {type(self.config).__name__}, without objective; give one")
+        return self.config.objective
+
     def tokenizer(self) -> Tokenizer:
         return tokenizers.load(self.workdir, self.config.tokenizer)
 
@@ -73,6 +80,8 @@ def find(init_from: str, packages: tuple[str, ...] = ()) -> Base:
     workdir = workdir.expanduser().absolute()
     try:
         cfg = config_of(workdir, packages)
+        if isinstance(cfg, Quantized):
+            raise ValueError("its weights are int8, and nothing trains these; give the run it was made of")
         _, step = checkpoint_of(workdir, wanted)
     except ValueError as error:
         raise ValueError(f"init_from={init_from!r}: {error}") from error

@@ -18,6 +18,7 @@ from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
+from mmjax.evaluation import check_needs
 from mmjax.finetune import base
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
@@ -93,16 +94,23 @@ class Classify:
         return own_data.changes_of_classes(self, after)
 
     def load(
-        self, workdir: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+        self,
+        workdir: pathlib.Path,
+        checkpoints: pathlib.Path,
+        step: int,
+        *,
+        average: bool,
+        read: Callable = restore_params,
     ) -> Classifier:
         """What `mmjax.load` calls: `load_model` of this config."""
-        return load_model(self, workdir, checkpoints, step, average=average)
+        return load_model(self, workdir, checkpoints, step, average=average, read=read)
 
 
 def run(cfg: Classify, directory: pathlib.Path):
     """Finetunes, evaluates and reports in `directory`; goes on from its last checkpoint if there is one."""
     # The classes are part of the config that claims the directory, where the log will be kept.
     metrics.start_log(None)
+    check_needs(cfg.evals, [*cfg.towers, *(f"classes/{task}" for task in cfg.tasks)])
     training.prepare(cfg)
     setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)))
     cfg, mesh = setup.cfg, setup.mesh
@@ -134,9 +142,17 @@ def run(cfg: Classify, directory: pathlib.Path):
 
 
 def load_model(
-    cfg: Classify, directory: pathlib.Path, checkpoints: pathlib.Path, step: int, *, average: bool
+    cfg: Classify,
+    directory: pathlib.Path,
+    checkpoints: pathlib.Path,
+    step: int,
+    *,
+    average: bool,
+    read: Callable = restore_params,
 ) -> Classifier:
     """The classifier of a run with the weights of a step in its folder `checkpoints`, or their average.
+
+    `read` is called as `restore_params` is, and may give parameters of another kind.
 
     Raises:
         ValueError: the run keeps only what was trained, and the checkpoint that it began with is gone.
@@ -149,7 +165,7 @@ def load_model(
         return sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
 
     item = "ema" if average and cfg.optim.ema else "params"
-    params = restore_params(checkpoints, laid_out(parts.state["params"]), step, item=item)
+    params = read(checkpoints, laid_out(parts.state["params"]), step, item=item)
     fixed = {}
     if parts.fixed:
         setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)

@@ -1,34 +1,27 @@
-"""Finished classifiers made into one: the mean of several, or a point between where one began and ended.
+"""Workdirs that are written, not trained: finished classifiers made into one that is their mean.
 
-Either leaves a workdir that is a finished finetune of all parameters: `mmjax.load` reads it, evaluators run
-on it alone, and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged.
+What is written is a finished finetune of all parameters: `mmjax.load` reads it, evaluators run on it alone,
+and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged.
 """
 
-import contextlib
 import dataclasses
-import json
 import logging
 import pathlib
 from typing import Any
 
 import jax
 
-from mmjax import config, metrics, sharding, workdir
+from mmjax import config, metrics, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
-from mmjax.evals import Evaluator
-from mmjax.evaluation import Evaluation, finish
-from mmjax.finetune import base
-from mmjax.finetune.averaging import interpolate, soup
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune.averaging import soup
 from mmjax.finetune.classifier import Classifier
-from mmjax.finetune.heads import Prompted
-from mmjax.finetune.setup import set_up
+from mmjax.finetune.quantized import Quantized
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
 
 log = logging.getLogger("mmjax")
-
-_PERCENT = 100  # an alpha is logged as the step of its per cent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,65 +43,14 @@ class Soup:
         raise ValueError(f"--data={data}: a soup is made of weights alone; evaluate it with --eval_only")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Wise:
-    """Evaluates the models on the line from a finetune's first state to its last (WiSE-FT), and keeps one.
-
-    Metrics and the report have the per cent of the way in place of the step. With a head of prompts the line
-    begins at the zero-shot classifier.
-    """
-
-    tuned: str  # workdir, workdir@step or workdir@best of a finetune of all parameters
-    alphas: tuple[float, ...] = tuple(i / 10 for i in range(11))
-    keep: float = 0.5  # the alpha whose weights the workdir holds
-    evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)  # target and shifted; {}: the run's
-
-    def __post_init__(self):
-        if not self.alphas or not all(0 <= alpha <= 1 for alpha in (*self.alphas, self.keep)):
-            raise ValueError(f"alphas={self.alphas} and keep={self.keep} must lie in [0, 1]")
-
-    def run(self, directory: pathlib.Path):
-        """What `mmjax.main` calls.
-
-        Raises:
-            ValueError: the run trained only a part, or its head began with nothing.
-        """
-        last = opened(self.tuned)
-        cfg = dataclasses.replace(last.config, evals=self.evals or last.config.evals)
-        tunes = [tower.tune for tower in cfg.towers.values()]
-        heads = [task.head for task in cfg.tasks.values()]
-        if not all(isinstance(x, Full) for x in tunes) or not all(isinstance(x, Prompted) for x in heads):
-            raise ValueError(
-                f"tuned={self.tuned!r} has {_kinds(tunes)} and {_kinds(heads)}; the line needs Full and "
-                "Prompted, whose first state is a classifier"
-            )
-        first = _first(last)
-        export(last, interpolate(first, last.params, self.keep), directory, {"alpha": self.keep})
-        workdir.write(directory / "env.json", json.dumps(workdir.environment(), indent=2))
-        metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
-        evals = {name: dataclasses.replace(each, every_steps=1) for name, each in cfg.evals.items()}
-        for evaluator in evals.values():
-            evaluator.prepare()
-        with contextlib.closing(metrics.Writer(directory)) as writer:
-            evaluation = Evaluation(evals, _PERCENT, writer)
-            for alpha in sorted(self.alphas):
-                between = dataclasses.replace(last, params=interpolate(first, last.params, alpha))
-                evaluation.run(round(_PERCENT * alpha), between.embed)
-        licences = list(dict.fromkeys(e.source.licence for e in evals.values() if e.source.licence))
-        finish(directory, cfg, evaluation, licences)
-
-    def with_data(self, data: str):
-        raise ValueError(f"--data={data}: the evaluators say what the line is judged by; set evals")
-
-
 def opened(path: str) -> Classifier:
     """A finished classifier; raises ValueError where there is none."""
     where, wanted = split(path)
     cfg = config_of(where)
     folder, step = checkpoint_of(where, wanted)
     model = cfg.load(where, folder, step, average=True)
-    if not isinstance(model, Classifier):
-        raise ValueError(f"{path} is a {type(cfg).__name__}, no classifier; give the workdir of a finetune")
+    if isinstance(cfg, Quantized) or not isinstance(model, Classifier):
+        raise ValueError(f"{path} is a {type(cfg).__name__}; give the workdir of a finetune")
     return model
 
 
@@ -118,14 +60,25 @@ def merged(model: Classifier) -> Any:
         return jax.jit(model.network.params)(model.params, model.fixed)
 
 
+def check_free(directory: pathlib.Path):
+    """Raises ValueError where the directory belongs to a run."""
+    if (directory / "config.json").is_file():
+        raise ValueError(f"{directory} belongs to a run; use another --workdir")
+
+
 def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, Any]):
     """Writes a workdir of a finetune of all parameters that ended with `params`.
 
     Raises:
         ValueError: the directory belongs to another run.
     """
-    cfg = model.config
-    cfg = dataclasses.replace(
+    cfg = whole(model.config)
+    write(directory, cfg, model.tokenizer, cfg.steps, params, meta)
+
+
+def whole(cfg):
+    """The config of a finetune of all parameters, for what another one ended with, merged."""
+    return dataclasses.replace(
         cfg,
         towers={
             name: dataclasses.replace(tower, tune=Full(), frozen_steps=0)
@@ -134,25 +87,19 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
         optim=dataclasses.replace(cfg.optim, ema=None, frozen=None, multipliers=()),
         checkpoint=Checkpointing(),
     )
-    if (directory / "config.json").is_file():
-        raise ValueError(f"{directory} belongs to a run; use another --workdir")
+
+
+def write(directory: pathlib.Path, cfg, tokenizer: Tokenizer | None, step: int, params, meta: dict[str, Any]):
+    """Writes the workdir of a config, with parameters that no training left there.
+
+    Raises:
+        ValueError: the directory belongs to another run.
+    """
+    check_free(directory)
     workdir.write(directory / "config.json", config.to_json(cfg))
-    if model.tokenizer is not None:
-        workdir.write(directory / tokenizers.FILE, model.tokenizer.model)
-    checkpoints = Checkpoints(directory / "checkpoints", cfg.checkpoint)
-    checkpoints.save(cfg.steps, {"params": params}, meta)
+    if tokenizer is not None:
+        workdir.write(directory / tokenizers.FILE, tokenizer.model)
+    checkpoints = Checkpoints(directory / "checkpoints", Checkpointing())
+    checkpoints.save(step, {"params": params}, meta)
     checkpoints.wait()
     checkpoints.close()
-
-
-def _first(model: Classifier) -> Any:
-    """The parameters that a run began with."""
-    cfg = model.config
-    setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), model.mesh)
-    layout = sharding.shardings(model.mesh, setup.shapes.state)
-    with jax.set_mesh(model.mesh):
-        return setup.first_state(layout, setup.read(setup.shapes.fixed))["params"]
-
-
-def _kinds(parts) -> str:
-    return ", ".join(type(part).__name__ for part in parts)

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
 from mmjax.optim.paths import map_paths
@@ -96,6 +97,18 @@ class Network:
             of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
             own |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
         return own
+
+    def after_step(self, before, state):
+        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
+        for name, tune in self.tunes.items():
+            if isinstance(tune, Pruned):
+                one = {name: state["params"][name]}
+                params = tune.after_step(state["step"], {name: before[name]}, one)
+                state = state | {"params": state["params"] | params}
+                if "ema" in state:
+                    average = tune.zeroed({name: state["ema"][name]}, params)
+                    state = state | {"ema": state["ema"] | average}
+        return state
 
     def __call__(self, params, inputs, *, key=None, learning: Collection[str] = ()) -> Found:
         """

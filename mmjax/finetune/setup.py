@@ -4,13 +4,14 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mmjax import metrics, sharding
 from mmjax.data import pipeline, preparing
 from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
-from mmjax.finetune.network import Network
+from mmjax.finetune.network import HEAD, Network
 from mmjax.finetune.step import init_state
 
 
@@ -55,10 +56,18 @@ class Setup:
         kernels = {
             name: zero_shot.kernel(self.base, task.head, task.labels.names, self.mesh)
             for name, task in self.cfg.tasks.items()
-            if isinstance(task.head, heads.Prompted)
+            if isinstance(task.head, heads.Prompted) and not task.keep_head
         }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.shapes.start), fixed, kernels)
+        return make(self.read(self.shapes.start), fixed, kernels, self._kept_heads())
+
+    def _kept_heads(self):
+        all_heads = self.shapes.state["params"][HEAD]
+        wanted = {name: all_heads[name] for name, task in self.cfg.tasks.items() if task.keep_head}
+        if not wanted:
+            return {}
+        part = {HEAD: wanted}
+        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))[HEAD]
 
     def _init_towers(self):
         layout = sharding.shardings(self.mesh, self.shapes.towers)
@@ -81,6 +90,7 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
     there = base.shapes()
+    _check_kept_heads(cfg, base, there, shapes.state["params"])
     plans = {
         modality: adapt.plan(tower.adapt, {modality: there[modality]}, {modality: shapes.towers[modality]})
         for modality, tower in cfg.towers.items()
@@ -109,6 +119,17 @@ def resolved(cfg, base: Base):
         tasks={name: task.resolved(name, cfg.data.train) for name, task in cfg.tasks.items()},
         preprocess=preprocess,
     )
+
+
+def _check_kept_heads(cfg, base: Base, there, here):
+    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes."""
+    for name in (name for name, task in cfg.tasks.items() if task.keep_head):
+        old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
+        if old != new or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names:
+            raise ValueError(
+                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes; begin with a "
+                "finetune of this task, or leave it out"
+            )
 
 
 def _resolved(tower, modality: str, base: Base):

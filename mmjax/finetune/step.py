@@ -16,19 +16,21 @@ from mmjax.finetune.network import HEAD, Network
 from mmjax.optim.paths import map_paths
 
 
-def init_state(cfg, network: Network, start, fixed, kernels=None):
+def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
     """The state that training begins with, from `cfg.seed` alone and what comes of the checkpoint.
 
     Args:
         cfg: a resolved `Classify`.
         start, fixed: what `network` makes of the towers' parameters.
         kernels: [E, C] of heads by task, in place of zeros.
+        kept: all parameters of heads by task.
     """
     head_key, tune_key, run_key = jax.random.split(jax.random.key(cfg.seed), 3)
     trained = network.begin(tune_key, start, fixed)
     rest = network.init_heads(head_key, network.params(trained, fixed))
     for task, kernel_EC in (kernels or {}).items():
         rest[HEAD][task]["logits"]["kernel"] = kernel_EC
+    rest[HEAD] |= kept or {}
     return training.state_of(cfg, {**trained, **rest}, run_key)
 
 
@@ -56,7 +58,7 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return new, found | {"loss": loss_} | of_update
+        return network.after_step(state["params"], new), found | {"loss": loss_} | of_update
 
     return step
 

@@ -21,6 +21,7 @@ class Task:
     """One question about an example, and how its answer is learned."""
 
     head: nn.Module = heads.Linear()
+    keep_head: bool = False  # begins with the head of this task in the finetune that `init_from` names
     labels: Labels = OneClass()
     weight: float = 1.0  # of its loss among those of all tasks
     # Share of the target that goes to all classes alike (Szegedy et al. 2016, arXiv:1512.00567).

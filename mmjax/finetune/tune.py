@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.optim.paths import check_pattern, kernel_axes, map_paths, matches
 from mmjax.sharding import path_name
@@ -115,4 +116,4 @@ class Lora:
         return {"a": a, "b": jnp.zeros((*layers, self.rank, columns))}
 
 
-Tune = Full | Part | Lora
+Tune = Full | Part | Lora | Pruned

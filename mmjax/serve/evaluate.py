@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from mmjax import config, metrics, workdir
-from mmjax.evaluation import Evaluation, finish
+from mmjax.evaluation import Evaluation, check_needs, finish, licences
 from mmjax.finished import checkpoint_of, config_of, split
 from mmjax.serve import load
 
@@ -40,14 +40,14 @@ def evaluate(path: str, of_file: Any = None, overrides: list[str] | None = None)
         workdir.write(directory / "env.json", json.dumps(workdir.environment(), indent=2))
     metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
     log.info("evaluating step %d of %s with %s", step, run, ", ".join(evals))
+    model = load(run, step=wanted, packages=packages)
+    check_needs(evals, model.embed)
     with metrics.phase("preparing the data"):
         for evaluator in evals.values():
             evaluator.prepare()
-    model = load(run, step=wanted, packages=packages)
     with contextlib.closing(metrics.Writer(directory)) as writer:
         evaluation = Evaluation(evals, step, writer)
         evaluation.run(step, model.embed)
-    licences = list(dict.fromkeys(e.source.licence for e in evals.values() if e.source.licence))
     cfg = dataclasses.replace(trained, evals=evals)
-    finish(directory, cfg, evaluation, licences, run=run)
+    finish(directory, cfg, evaluation, licences(*evals.values()), run=run)
     return directory

@@ -47,11 +47,15 @@ class ConvNet(nn.Module):
             x_BHWC = constrain(x_BHWC, "batch", None, None, None)
         x_BHWC = nn.gelu(nn.LayerNorm(dtype=self.dtype, name="norm")(x_BHWC))
         tokens_BSD = einops.rearrange(x_BHWC, "b h w c -> b (h w) c")
-        x_BD = einops.rearrange(tokens_BSD, "b s d -> b (s d)")
+        return Encoded(self.pooled(tokens_BSD, train), tokens_BSD)
+
+    def pooled(self, cells_BSD, train: bool = False):
+        """From the cells of the last feature map to [B, E]."""
+        x_BD = einops.rearrange(cells_BSD, "b s d -> b (s d)")
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
         x_BD = Dense(self.hidden, dtype=self.dtype, name="hidden")(x_BD)
         x_BD = nn.gelu(nn.LayerNorm(dtype=self.dtype, name="norm_hidden")(x_BD))
-        return Encoded(Dense(self.embed, dtype=self.dtype, name="head")(x_BD), tokens_BSD)
+        return Dense(self.embed, dtype=self.dtype, name="head")(x_BD)
 
     def _stem(self, image_BHWC):
         """A convolution with windows of `stem` pixels, the pixels of each cell of `stride` pixels a side made

@@ -4,6 +4,7 @@ Letters: I the input's last axis, O the one in its place.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ class Dense(nn.Module):
     inputs: tuple[int, ...] | None = None  # what the input's last axis is made of; None: it is one
     use_bias: bool = True
     dtype: str = "float32"
+    multiply: Callable | None = None  # (x, kernel_IO) -> y; None: `product`
 
     @nn.compact
     def __call__(self, x):
@@ -29,7 +31,8 @@ class Dense(nn.Module):
         fan_in, fan_out = range(len(inputs)), range(len(inputs), len(inputs + outputs))
         initializer = nn.initializers.lecun_normal(tuple(fan_in), tuple(fan_out))
         kernel = self.param("kernel", initializer, inputs + outputs)
-        y = product(x.astype(self.dtype), kernel.reshape(math.prod(inputs), math.prod(outputs)))
+        multiply = self.multiply or product
+        y = multiply(x.astype(self.dtype), kernel.reshape(math.prod(inputs), math.prod(outputs)))
         if not self.use_bias:
             return y.astype(self.dtype)
         bias_O = self.param("bias", nn.initializers.zeros, outputs).reshape(-1)

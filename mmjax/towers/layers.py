@@ -7,14 +7,13 @@ X = N x K, P pairs of K, L layers.
 import functools
 from typing import Literal
 
-import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from mmjax.kernels.attention import SAVED, Implementation, attention
 from mmjax.sharding import constrain
-from mmjax.towers import Dtype, checking, positions
+from mmjax.towers import Dtype, checking
 from mmjax.towers.dense import Dense
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
@@ -58,7 +57,7 @@ class Attention(nn.Module):
         """
         Args:
             segments_BS, lengths_B: who sees whom, as `Encoder` has it; lengths are those of the context.
-            angles_BSP: rotary angles of queries and keys (`positions.rotate`); None rotates nothing.
+            angles_BSP: rotary angles of queries and keys (`positions.rope2d`); None rotates nothing.
             context_BTD: what is attended to.
         """
         checking.at_least(1, heads=self.heads, head_width=self.head_width, out=self.out)
@@ -68,30 +67,42 @@ class Attention(nn.Module):
         def project(x, name):
             return Dense(shape, dtype=self.dtype, name=name)(x)
 
-        query_BSX, key_BTX = project(x_BSD, "query"), project(context_BTD, "key")
-        if self.qk_norm or angles_BSP is not None:
-            query_BSX = self._by_head("norm_query", query_BSX, angles_BSP)
-            key_BTX = self._by_head("norm_key", key_BTX, angles_BSP)
-        y_BSX = attention(
-            query_BSX,
-            key_BTX,
+        y_BSX = self.mix(
+            project(x_BSD, "query"),
+            project(context_BTD, "key"),
             project(context_BTD, "value"),
-            num_heads=self.heads,
+            qk_norm=self._gains(shape[1]) if self.qk_norm else None,
+            angles=angles_BSP,
             lengths=lengths_B,
             segment_ids=segments_BS,
-            causal=self.causal,
-            implementation=self.implementation,
         )
         return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
 
-    def _by_head(self, name, x_BSX, angles_BSP):
-        """Queries or keys, normalised and turned in every head."""
-        x_BSNK = einops.rearrange(x_BSX, "b s (n k) -> b s n k", n=self.heads)
-        if self.qk_norm:
-            x_BSNK = nn.LayerNorm(use_bias=False, dtype=self.dtype, name=name)(x_BSNK)
-        if angles_BSP is not None:
-            x_BSNK = positions.rotate(x_BSNK, angles_BSP)
-        return einops.rearrange(x_BSNK, "b s n k -> b s (n k)")
+    def mix(self, query_BSX, key_BTX, value_BTX, **options):
+        """What every position sees; a method, so that maps of relevance find the weights of it."""
+        return attention(
+            query_BSX,
+            key_BTX,
+            value_BTX,
+            num_heads=self.heads,
+            causal=self.causal,
+            implementation=self.implementation,
+            **options,
+        )
+
+    def _gains(self, head_width):
+        """Of normalised queries and keys."""
+        return tuple(_Gain(head_width, name=f"norm_{name}")() for name in ("query", "key"))
+
+
+class _Gain(nn.Module):
+    """The parameter of a norm that is computed elsewhere."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self):
+        return self.param("scale", nn.initializers.ones, (self.width,))
 
 
 def per_head(width: int, heads: int) -> int:

@@ -1,6 +1,7 @@
-"""Where a patch stands in the picture: sines and cosines to add, and angles to turn queries and keys by.
+"""Where a patch stands in the picture: sines and cosines to add, and angles to turn queries and keys by
+(`mmjax.kernels.attention`).
 
-Letters: B batch, S positions, D width, N heads, K head width, P pairs of K.
+Letters: S positions, P pairs of a head's width.
 """
 
 import jax.numpy as jnp
@@ -41,14 +42,6 @@ def rope2d(height: int, width: int, head_width: int, *, first: int = 0):
     frequencies = 10_000.0 ** (-jnp.arange(bands) / bands)
     rows_SP, columns_SP = ((place + first)[:, None] * frequencies for place in _grid(height, width))
     return jnp.concatenate([columns_SP, rows_SP], axis=1)
-
-
-def rotate(x_BSNK, angles_BSP):
-    """Neighbours in K as points of the plane, turned by their angle; computed in float32."""
-    cos_BSNP, sin_BSNP = (wave(angles_BSP)[:, :, None, :] for wave in (jnp.cos, jnp.sin))
-    x, y = x_BSNK[..., 0::2].astype(jnp.float32), x_BSNK[..., 1::2].astype(jnp.float32)
-    turned = jnp.stack([x * cos_BSNP - y * sin_BSNP, y * cos_BSNP + x * sin_BSNP], axis=-1)
-    return turned.reshape(x_BSNK.shape).astype(x_BSNK.dtype)
 
 
 def _grid(height: int, width: int):

@@ -59,7 +59,7 @@ class ResNet(nn.Module):
                 )
                 x_BHWC = block(constrain(x_BHWC, "batch", None, None, None), train)
         cells_BSD = einops.rearrange(x_BHWC, "b h w c -> b (h w) c")
-        return Encoded(self._pooled(cells_BSD), cells_BSD)
+        return Encoded(self.pooled(cells_BSD), cells_BSD)
 
     def _stem(self, x_BHWC, train):
         for i, (channels, stride) in enumerate(((self.width // 2, 2), (self.width // 2, 1), (self.width, 1))):
@@ -67,7 +67,8 @@ class ResNet(nn.Module):
             x_BHWC = jax.nn.relu(BatchNorm(name=f"norm_{i}")(x_BHWC, train=train))
         return shrink(x_BHWC)
 
-    def _pooled(self, cells_BSD):
+    def pooled(self, cells_BSD):
+        """From the cells of the last feature map to [B, E]."""
         x_BSD = jnp.concatenate([cells_BSD.mean(axis=1, keepdims=True), cells_BSD], axis=1)
         channels = x_BSD.shape[-1]
         start = nn.initializers.normal(channels**-0.5)

@@ -76,7 +76,7 @@ class ViT(nn.Module):
         x_BSD = jnp.concatenate([x_BSD[:, : self.has_class_token], x_BSD[:, self.prefix :]], axis=1)
         if not self.norm_pooled:
             x_BSD = self._norm("norm", x_BSD)
-        pooled_BD = self._pooled(x_BSD)
+        pooled_BD = self.pooled(x_BSD)
         if self.norm_pooled:
             pooled_BD = self._norm("norm", pooled_BD)
         embedding_BE = pooling.project(pooled_BD, self.embed, self.projection)
@@ -134,7 +134,8 @@ class ViT(nn.Module):
     def _norm(self, name, x):
         return nn.LayerNorm(epsilon=self.encoder.norm_eps, dtype=self.dtype, name=name)(x)
 
-    def _pooled(self, x_BSD):
+    def pooled(self, x_BSD):
+        """From class token and patches to [B, D], or [B, S, D] where nothing is pooled."""
         if self.pool == "class":
             return x_BSD[:, 0]
         if self.pool == "mean":

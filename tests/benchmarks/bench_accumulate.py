@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 from mmjax import config, sharding
+from mmjax.contrastive.step import compile_step, init_state
 from mmjax.data import colour
 from mmjax.optim import AdamW
-from mmjax.pretrain.step import compile_step, init_state
 
 WARM_UP = 2  # steps
 

@@ -32,7 +32,7 @@ import jax.numpy as jnp  # noqa: E402
 from attending import LENGTHS, WIDTHS  # noqa: E402
 
 from mmjax.kernels.attention import attention, pallas_gpu  # noqa: E402
-from mmjax.kernels.attention.case import Case  # noqa: E402
+from mmjax.kernels.attention.case import Arrays, Case  # noqa: E402
 
 HEADS = 12
 CALLS = 10  # of a GPU's in one figure: starting one takes as long as a small kernel
@@ -198,10 +198,10 @@ def sweep(args):
         if pallas_gpu.refusal(case) is not None:
             continue
         q, k, v, gradient = arrays(case.batch, length, width, case.dtype)
-        masks, chosen = (None, None), pallas_gpu.choose(case)
+        given, chosen = Arrays(q, k, v), pallas_gpu.choose(case)
         run = functools.partial(pallas_gpu.forward, case, interpret=False, split=chosen)
-        output, kept = jax.jit(run)(q, k, v, *masks)
-        inputs = {"forward": (q, k, v, *masks), "backward": (q, k, v, *masks, output, kept, gradient)}
+        output, kept = jax.jit(run)(given)
+        inputs = {"forward": (given,), "backward": (given, output, kept, gradient)}
         for (name, args_of), counts in zip(inputs.items(), pallas_gpu.splits(case), strict=True):
             steps = {}
             for count in counts:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from mmjax import config, sharding
-from mmjax.pretrain.step import compile_step, init_state
+from mmjax.contrastive.step import compile_step, init_state
 
 
 def random_batch(cfg):

@@ -47,7 +47,7 @@ def mmjax_step(size: ClipSize, dtype: str, unroll: bool, **encoder):
     import numpy as np
 
     from mmjax import sharding
-    from mmjax.pretrain.step import compile_step, init_state
+    from mmjax.contrastive.step import compile_step, init_state
 
     cfg = _mmjax_config(size, dict(dtype=dtype, scan=not unroll, **encoder))
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from mmjax.evals import Confusion, Curve, Reliability, figures, scores
+from mmjax.evals import Confusion, Curve, Reliability, TradeOff, figures, scores
 
 HOSTILE = "<b>&"
 
@@ -53,3 +53,27 @@ def test_a_curve_has_its_ticks_at_the_points_at_equal_steps_of_the_logarithm():
     heights = [float(low) - float(high) for _, low, high in bars]
     one = [float(point.split(",")[1]) for point in points.split()]
     np.testing.assert_allclose(heights, (one[0] - one[1]) / 0.2 * 0.1, atol=0.2)
+
+
+def test_a_trade_off_has_a_labelled_point_for_every_model_joined_in_their_order():
+    # The second is better in both, the third worse across; one that is not a number is left out.
+    x_P, y_P = np.array([0.2, 0.4, 0.3, np.nan]), np.array([0.5, 0.6, 0.7, 0.8])
+    html = figures.trade_off(TradeOff("T", "note", "shifted", "target", x_P, y_P, ("0", "0.5", HOSTILE, "2")))
+    points = re.search(r'<polyline class="line s0" points="([^"]+)"', html)[1].split()
+    drawn = np.array([point.split(",") for point in points], float)
+    np.testing.assert_allclose(np.diff(drawn[:, 0]) / (drawn[1, 0] - drawn[0, 0]), [1, -0.5], atol=0.01)
+    np.testing.assert_allclose(np.diff(drawn[:, 1]) / (drawn[1, 1] - drawn[0, 1]), [1, 1], atol=0.01)
+    assert drawn[1, 1] < drawn[0, 1]  # higher is up
+    dots = re.findall(
+        r'<circle class="dot s0" cx="([\d.]+)" cy="([\d.]+)" r="3"><title>([^<]*)</title>', html
+    )
+    assert [(float(x), float(y)) for x, y, _ in dots] == [tuple(point) for point in drawn]
+    assert dots[1][2] == "0.5: shifted 0.4, target 0.6"
+    for label in ("0", "0.5", "&lt;b&gt;&amp;", "shifted"):
+        assert f">{label}</text>" in html
+    assert ">2</text>" not in html and "<b>" not in html
+
+
+def test_a_trade_off_of_nothing_finite_is_left_out():
+    nothing = TradeOff("T", "note", "a", "b", np.array([np.nan]), np.array([1.0]), ("0",))
+    assert "<svg" not in figures.trade_off(nothing)

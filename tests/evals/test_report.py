@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Match, Reliability, Report, Row
+from mmjax.evals import Confusion, Curve, Gallery, Heatmap, Match, Reliability, Report, Row, TradeOff
 from mmjax.evals import report as report_module
 from mmjax.evals.report import MAX_BYTES, render
 
@@ -238,9 +238,21 @@ def test_pictures_drawn_from_numbers_are_well_formed_and_harmless():
         Confusion("Matrix", "note five", ("cat", HOSTILE), counts),
         Reliability("Reliable", "note six", np.array([np.nan, 0.9]), np.array([np.nan, 0.5]), counts[1]),
         Curve("By k", "note seven", "k", np.array([1, 4]), {HOSTILE: np.array([0.1, 0.2])}),
+        TradeOff("Line", "note eight", "left", "right", np.ones(1), np.ones(1), (HOSTILE,)),
     )
     shown = Page(page(reports={"probe": ("cats", Report({}, drawn))}))
-    for words in ("Matrix", "note five", "cat", "Reliable", "note six", "By k", "note seven", HOSTILE):
+    for words in (
+        "Matrix",
+        "note five",
+        "cat",
+        "Reliable",
+        "note six",
+        "By k",
+        "note seven",
+        "Line",
+        "note eight",
+        HOSTILE,
+    ):
         assert words in shown.text, words
     assert "script" not in {tag for tag, _ in shown.tags}
 

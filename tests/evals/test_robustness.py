@@ -1,6 +1,7 @@
 """Robustness: another evaluator's metrics on corrupted pictures."""
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from mmjax.evals import Report
 from mmjax.evals.corruptions import SEVERITIES, corrupted
 from mmjax.evals.embedded import remembering
-from mmjax.evals.examples import Pictures
+from mmjax.evals.examples import Examples, Pictures
 from mmjax.evals.robustness import Robustness
 
 
@@ -39,6 +40,7 @@ class Mean:
     source: Noise = Noise("test")
     train: Noise = Noise("train")
     every_steps: int = 0
+    needs: ClassVar[tuple[str, ...]] = ("image",)
 
     def prepare(self):
         pass
@@ -80,6 +82,28 @@ def test_metrics_are_those_of_the_evaluator_on_corrupted_pictures_of_its_source(
         np.testing.assert_allclose(found[f"train_{corruption}"], found["train_clean"], rtol=1e-12)
     of_all = [found[f"test_{name}"] for name in ("noise", "blur", "contrast", "jpeg", "occlusion")]
     np.testing.assert_allclose(found["test_corrupted"], np.mean(of_all))
+
+
+def test_examples_that_are_classified_have_corrupted_pictures_too():
+    source, seen = Noise("test"), []
+
+    def classes(examples):
+        seen.append(examples[0 : len(examples)])
+        return np.ones((len(examples), 1))
+
+    @dataclasses.dataclass(frozen=True)
+    class Classifying(Mean):
+        def __call__(self, embed):
+            return Report({"sum": float(embed["classes"](Examples(source, np.array([3, 1]))).sum())})
+
+    run = Robustness(evaluator=Classifying(), metrics=("sum",), corruptions=("noise",), severities=(2,))
+    assert run({"classes": classes}).metrics == {"sum_clean": 2, "sum_noise": 2, "sum_corrupted": 2}
+    clean, worse = seen
+    for index, before, after in zip((3, 1), clean, worse, strict=True):
+        np.testing.assert_array_equal(before["image"], source[index]["image"])
+        expected = corrupted("noise", source[index]["image"], severity=2, seed=index)
+        np.testing.assert_array_equal(after["image"], expected)
+        assert (after["text"], after["id"]) == (("x",), index)
 
 
 def test_pictures_that_stay_as_they_are_are_embedded_once():

@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from mmjax import checkpoint, config, main, sharding
 from mmjax.checkpoint import Checkpoints
-from mmjax.pretrain.step import init_state
+from mmjax.contrastive.step import init_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = ROOT / "configs" / "debug.py"

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from typing import ClassVar
 
 from configs import debug
 from mmjax.checkpoint import Checkpointing
@@ -28,6 +29,7 @@ class Gate:
     every_steps: int
     name: str = "gate"
     source: Source = TEST
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def prepare(self) -> None:
         pass

@@ -95,6 +95,28 @@ def test_a_misspelt_field_in_the_file_is_refused_with_its_line(refusal, tmp_path
     assert message.startswith(f"{file}:5: TypeError: ") and "unexpected keyword argument 'warmup'" in message
 
 
+CLASSIFIED = """
+import dataclasses
+from configs import debug
+from mmjax.evals.classified import Classified
+
+
+def get_config():
+    cfg = debug.get_config()
+    return dataclasses.replace(cfg, evals={"classes": Classified(name="scenes", source=cfg.data.train)})
+"""
+
+
+def test_an_evaluator_of_what_no_such_model_can_do_is_refused(refusal, tmp_path):
+    (tmp_path / "mine.py").write_text(CLASSIFIED)
+    message = refusal(tmp_path / "mine.py", tmp_path / "run")
+    wanted = (
+        "evals.classes (Classified) needs 'classes/class', of a model that has image, probs, relevance, seen"
+    )
+    assert message.startswith(wanted)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_flag_or_config_file_is_refused(refusal, tmp_path):
     assert refusal(DEBUG, tmp_path / "run", "--config=").startswith(
         "--config=FILE.py and --workdir=DIRECTORY are both needed"

@@ -9,7 +9,7 @@ import pytest
 from commands import ROOT, exit_code, lines, start
 
 from mmjax import config
-from mmjax.pretrain.step import init_state, make_step
+from mmjax.contrastive.step import init_state, make_step
 
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 # Evaluators for a run of another config.

@@ -30,6 +30,18 @@ def get_config():
 """
 
 
+CLASSIFIED = """
+from configs import debug
+from mmjax.data.sources.scenes import Scenes
+from mmjax.evals.classified import Classified
+from mmjax.evaluation import Evaluate
+
+
+def get_config():
+    return Evaluate(evals={"colours": Classified(name="scenes", source=Scenes(split="val", px=debug.SIZE))})
+"""
+
+
 @pytest.fixture(scope="module")
 def run(finished, tmp_path_factory):
     """A finished run's directory, to write into."""
@@ -89,6 +101,16 @@ def test_a_training_run_writes_its_results_too(run):
 def test_a_mistake_is_named_before_anything_is_evaluated(run, capsys, path, arguments, message):
     assert alone(path.format(run), *arguments) == 78
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_evaluator_of_what_the_model_cannot_do_is_refused_at_once(run, tmp_path, capsys):
+    (tmp_path / "classified.py").write_text(CLASSIFIED)
+    assert here(tmp_path / "classified.py", run, "--eval_only") == 78
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message == (
+        "error: evals.colours (Classified) needs 'classes/class', of a model that has image, probs, "
+        "relevance, seen, text; leave this evaluator out, or take another model"
+    )
 
 
 def test_a_config_file_that_is_wrong_is_named(run, capsys):

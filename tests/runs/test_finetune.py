@@ -217,6 +217,11 @@ BAD = {
         dict(more="towers=image+text,mixup=0.0"),
         r"towers=\['image', 'text'\] need a fusion, such as fusion=fusion.Concat\(\); or leave one tower",
     ),
+    "a task that nothing answers": (
+        ["evals.val.task=colour"],
+        {},
+        r"evals.val \(Classified\) needs 'classes/colour', of a model that has classes/class, image; leave",
+    ),
     "batch": (["data.batch_size=12"], {}, "batch_size=12 does not divide over 8 devices"),
 }
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.kernels.attention.preparation import turned
 from mmjax.towers import positions
 
 
@@ -29,17 +30,17 @@ def test_rotary_angles_follow_column_and_row():
 def test_rotation_is_a_product_of_complex_numbers():
     rng = np.random.default_rng(0)
     x_BSNK, angles_BSP = rng.normal(size=(2, 6, 3, 8)), rng.uniform(-4, 4, (1, 6, 4))
-    turned = x_BSNK.reshape(2, 6, 3, 4, 2) @ [1, 1j] * np.exp(1j * angles_BSP)[:, :, None, :]
-    expected = np.stack([turned.real, turned.imag], axis=-1).reshape(x_BSNK.shape)
-    np.testing.assert_allclose(positions.rotate(jnp.float32(x_BSNK), angles_BSP), expected, atol=1e-5)
+    points = x_BSNK.reshape(2, 6, 3, 4, 2) @ [1, 1j] * np.exp(1j * angles_BSP)[:, :, None, :]
+    expected = np.stack([points.real, points.imag], axis=-1).reshape(x_BSNK.shape)
+    np.testing.assert_allclose(turned(jnp.float32(x_BSNK), angles_BSP), expected, atol=1e-5)
 
 
 def test_what_a_patch_sees_of_another_depends_on_the_way_between_them():
     rng = np.random.default_rng(1)
     query_K, key_K = rng.normal(size=(2, 8)).astype(np.float32)
     angles_BSP = positions.rope2d(4, 4, 8)[None]
-    turned = [positions.rotate(jnp.tile(x, (1, 16, 1, 1)), angles_BSP)[0, :, 0] for x in (query_K, key_K)]
-    scores_SS = np.asarray(turned[0] @ turned[1].T).reshape(4, 4, 4, 4)  # row, column, row, column
+    query_SK, key_SK = (turned(jnp.tile(x, (1, 16, 1, 1)), angles_BSP)[0, :, 0] for x in (query_K, key_K))
+    scores_SS = np.asarray(query_SK @ key_SK.T).reshape(4, 4, 4, 4)  # row, column, row, column
     np.testing.assert_allclose(scores_SS[0, 0, 1, 2], scores_SS[2, 1, 3, 3], rtol=1e-4)
     np.testing.assert_allclose(scores_SS[3, 2, 0, 1], scores_SS[3, 3, 0, 2], rtol=1e-4)
     assert abs(scores_SS[0, 0, 1, 2] - scores_SS[0, 0, 2, 1]) > 1e-2

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from mmjax.contrastive.step import init_state, make_step
 from mmjax.optim import Optim
-from mmjax.pretrain.step import init_state, make_step
 from mmjax.towers import Encoded
 from mmjax.towers.batch_norm import BatchNorm, with_statistics
 from mmjax.towers.resnet import ResNet

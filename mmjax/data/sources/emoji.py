@@ -3,29 +3,20 @@
 `docs/emoji.md` tells where they come from, under which licences, and how the splits are made.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+from mmjax.data.sources import drawings
 from mmjax.data.sources.emoji_join import NAMES_FILE, SPLITS, VERSION
 from mmjax.data.sources.emoji_styles import Collection
 from mmjax.data.sources.fetching import data_root
 
 MIN_PX, MAX_PX = 16, 160  # above, TFDS would shuffle a split on the disk, for which it needs TensorFlow
 
-_READ_AT_ONCE = 512  # examples
-
-
-class _Examples(NamedTuple):
-    images_BHWC: np.ndarray  # not writeable
-    texts: list[tuple[str, ...]]
-    ids: list[int]
+_WHAT = "the emoji data set"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,27 +48,22 @@ class Emoji:
         """
         if self.folder.exists():
             return
-        with _naming_what_is_missing():
+        with drawings.naming_what_is_missing(_WHAT):
             from mmjax.data.sources.emoji_build import build
         build(self._collection, self.px, folder=self.folder, downloads=data_root(self.data_dir) / "downloads")
 
     def __len__(self) -> int:
-        return len(self._examples.ids)
+        return len(self._drawings.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`image` uint8 [px, px, 4], straight alpha, not writeable; `text`: name, keywords; `id`: concept."""
-        examples = self._examples
-        return {
-            "image": examples.images_BHWC[index],
-            "text": examples.texts[index],
-            "id": examples.ids[index],
-        }
+        record = self._drawings.records[index]
+        return {"image": self._drawings.images_BHWC[index], "text": record["text"], "id": record["id"]}
 
     @functools.cached_property
     def names(self) -> dict[int, str]:
         """English name of every concept of the split by id."""
-        examples = self._examples
-        return {id_: text[0] for id_, text in sorted(zip(examples.ids, examples.texts, strict=True))}
+        return dict(sorted((record["id"], record["text"][0]) for record in self._drawings.records))
 
     def names_in(self, language: str) -> dict[int, str]:
         """Name of every concept of the data set by id, in a language such as `de` or `pt`.
@@ -108,9 +94,9 @@ class Emoji:
         return self.collection or Collection()
 
     @functools.cached_property
-    def _examples(self) -> _Examples:
+    def _drawings(self) -> drawings.Drawings:
         self._require()
-        return _read(self.folder, self.split)
+        return drawings.read(self.folder, self.split, what=_WHAT)
 
     def _require(self) -> None:
         if not self.folder.exists():
@@ -119,33 +105,3 @@ class Emoji:
     def __getstate__(self) -> dict[str, Any]:
         # Fields only: a worker process reads the examples itself.
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-
-
-def _read(folder: Path, split: str) -> _Examples:
-    with _naming_what_is_missing():
-        import tensorflow_datasets as tfds
-    builder = tfds.builder_from_directory(folder)
-    if split not in builder.info.splits:
-        raise ValueError(f"split {split} of {folder} is empty; use one of {', '.join(builder.info.splits)}")
-    source = builder.as_data_source(split=split)
-    images_BHWC = np.empty((len(source), *builder.info.features["image"].shape), np.uint8)
-    texts, ids = [], []
-    for start in range(0, len(source), _READ_AT_ONCE):
-        stop = min(start + _READ_AT_ONCE, len(source))
-        for index, record in enumerate(source.__getitems__(range(start, stop)), start=start):
-            images_BHWC[index] = record["image"]
-            texts.append(tuple(text.decode() for text in record["text"]))
-            ids.append(int(record["id"]))
-    images_BHWC.flags.writeable = False
-    return _Examples(images_BHWC, texts, ids)
-
-
-@contextlib.contextmanager
-def _naming_what_is_missing() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = error.name.replace("_", "-")
-        raise ValueError(
-            f"the emoji data set needs {package}, which is not installed; pip install {package}"
-        ) from error

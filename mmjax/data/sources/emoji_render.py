@@ -6,13 +6,6 @@ out of a small picture would blur small drawings.
 """
 
 import io
-import logging
-import multiprocessing
-import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import resvg_py
@@ -20,13 +13,9 @@ from PIL import Image
 
 from mmjax.data.sources.emoji_join import Drawing
 
-log = logging.getLogger("mmjax")
-
 MARGIN = 2  # empty pixels on every side that the drawing would touch
 PROBE_PX = 64  # size at which the box is looked for
 VISIBLE = 8  # alpha from which a pixel counts: fainter ones are rounding at the edge of a clip
-NOTICE_S = 5.0
-FEW = 200  # drawings that one process renders faster than others start
 
 _Square = tuple[float, float, float]  # left, top, side, in the drawing's units
 
@@ -88,41 +77,3 @@ def _render(drawing: Drawing, square: _Square, px: int) -> np.ndarray | None:
     except ValueError:
         return None
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
-
-
-def crop_all(drawings: Sequence[Drawing], px: int) -> list[np.ndarray | None]:
-    """`crop` of every drawing, in order, on all cores.
-
-    Raises:
-        ValueError: a rendering process died.
-    """
-    if len(drawings) < FEW:
-        return list(_noticed((crop(drawing, px) for drawing in drawings), len(drawings)))
-    # Processes, for resvg keeps the GIL; spawned, for forking after JAX has started its threads can hang.
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(_cores(), mp_context=context) as pool:
-            arrays = pool.map(crop, drawings, [px] * len(drawings), chunksize=32)
-            return list(_noticed(arrays, len(drawings)))
-    except BrokenProcessPool:
-        raise ValueError(
-            "a process that rendered emoji died: memory may be short, or the script that started it lacks "
-            'if __name__ == "__main__":'
-        ) from None
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _noticed(arrays: Iterable[np.ndarray | None], total: int) -> Iterator[np.ndarray | None]:
-    """Passes `arrays` on and logs how far they are."""
-    log.info("emoji: rendering %d drawings", total)
-    last = time.monotonic()
-    for done, array in enumerate(arrays, start=1):
-        if time.monotonic() - last > NOTICE_S:
-            last = time.monotonic()
-            log.info("emoji: rendered %d of %d drawings", done, total)
-        yield array

@@ -9,12 +9,9 @@ Letters: N pictures, H W C image.
 import dataclasses
 import functools
 import gzip
-import logging
 import math
 import os
-import shutil
 import struct
-import subprocess
 import tempfile
 import zlib
 from pathlib import Path
@@ -22,10 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmjax.data.sources import fetching
+from mmjax.data.sources import debian, fetching
 from mmjax.data.sources.held_out import held_out
-
-log = logging.getLogger("mmjax")
 
 NAMES = (
     "t-shirt/top",
@@ -83,8 +78,14 @@ class Fashion:
             ValueError: there is no apt, the package cannot be fetched, or a file is missing or damaged.
         """
         if self.path is None and not self.folder.exists():
-            root = fetching.data_root(self.data_dir)
-            _unpack(_package(root / "downloads"), self.folder)
+            package = debian.package(
+                PACKAGE,
+                fetching.data_root(self.data_dir) / "downloads",
+                sha256=SHA256,
+                what="Fashion-MNIST",
+                otherwise=f"give path= a folder with the files {', '.join(_MADE)}",
+            )
+            _unpack(package, self.folder)
         len(self)
 
     def __len__(self) -> int:
@@ -128,37 +129,13 @@ class Fashion:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
-def _package(downloads: Path) -> Path:
-    """The archive; a newer version than the one that was looked at is taken, with a warning."""
-    path = fetching.fetch(downloads / f"{PACKAGE}.deb", _command, what=PACKAGE, client="apt", made="*.deb")
-    found = fetching.sha256(path)
-    if found != SHA256:
-        log.warning("%s is not the version that mmjax was tried with: sha256 %s, not %s", path, found, SHA256)
-    return path
-
-
-def _command() -> list[str]:
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise ValueError(
-            f"Fashion-MNIST is fetched as Debian's package {PACKAGE}, but apt-get and dpkg-deb are not here; "
-            f"give path= a folder with the files {', '.join(_MADE)}"
-        )
-    return ["apt-get", "download", "-q", PACKAGE]
-
-
 def _unpack(package: Path, folder: Path) -> None:
     """The files of the archive as `folder`, which appears whole or not at all."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as scratch:
-        done = subprocess.run(
-            ["dpkg-deb", "-x", str(package), scratch],
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        debian.unpack(package, scratch)
         found = [next(iter(Path(scratch).rglob(f"{name}*")), None) for name in _MADE]
-        if done.returncode or None in found:
-            said = done.stderr.strip().splitlines()[-1:] or ["it lacks some of the files"]
-            raise ValueError(f"{package} could not be unpacked ({said[0]}); delete it and run again")
+        if None in found:
+            raise debian.damaged(package, "it lacks some of the files")
         whole = Path(scratch) / "whole"
         whole.mkdir()
         for path in found:

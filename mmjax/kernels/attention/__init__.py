@@ -3,16 +3,18 @@
 An implementation is a file here with
 
 - `refusal(case)`: why it cannot serve a `Case`, in one clause, or None;
-- `forward(case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, *, interpret)`: the output [B, S, X] and `kept`,
-  a tree of whatever else `backward` needs, their first axes free;
-- `backward(case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, kept, gradient_BSX, *, interpret)`: the
-  gradients by queries, keys and values;
+- `forward(case, arrays, *, interpret)`: the output [B, S, X] and `kept`, a tree of whatever else `backward`
+  needs, their first axes free;
+- `backward(case, arrays, y_BSX, kept, gradient_BSX, *, interpret)`: `Arrays` of the gradients by queries,
+  keys and values;
+- where it normalises and turns queries and keys itself, `prepares(case)`, which says for which cases; it then
+  gives the gradient by gains, too. For others `preparation.py` does so before;
 
-a name in `choice.py`, and a line in `tests/kernels/attention/members.py`, by which it inherits all tests. It
-sees one device's part. `lengths_B` and `segments_BS` are None where the case has none; `interpret` is True
-where the kernel's device is not there. Scores and their softmax are float32.
+a name in `choice.py`, and a name in `tests/kernels/attention/attending.py`, by which it inherits all tests.
+It sees one device's part; `interpret` is True where the kernel's device is not there. Scores and their
+softmax are float32.
 
-Letters: B batch, S queries, T keys, N heads, X = N x head width.
+Letters: B batch, S queries, T keys, K head width, P pairs of K, X = heads x K.
 """
 
 import math
@@ -20,7 +22,7 @@ import math
 import jax.numpy as jnp
 
 from mmjax.kernels.attention import dispatch
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.choice import Implementation
 from mmjax.kernels.attention.dispatch import SAVED
 
@@ -37,6 +39,8 @@ def attention(
     lengths=None,
     segment_ids=None,
     causal: bool = False,
+    qk_norm=None,
+    angles=None,
     scale: float | None = None,
     implementation: Implementation = "auto",
 ):
@@ -52,6 +56,11 @@ def attention(
         lengths: int [B]; positions of an example from here on are padding.
         segment_ids: int or bool [B, S]; a position sees its own segment only. Of as many queries as keys.
         causal: a position sees none after it. Of as many queries as keys.
+        qk_norm: gains of queries and of keys, two of [K]. Both are normalised in every head, to mean 0 and
+            variance 1, and multiplied by their gains (Dehghani et al. 2023, arXiv:2302.05442, section 2.2).
+        angles: [B or 1, S, P]. Neighbours in a head's queries and keys, normalised before, are turned as
+            points of the plane (Su et al. 2021, arXiv:2104.09864). Constants: they get no gradient. Of as
+            many queries as keys.
         scale: of the scores; None: 1 / sqrt(head width).
         implementation: "auto" takes for the device that this is compiled for the one that serves best
             (`choice.py`), and logs it once for every case. A Pallas kernel that is asked for elsewhere than
@@ -67,6 +76,7 @@ def attention(
     _check_arrays(q, k, v, num_heads)
     _check_masks(q, k, kv_len, lengths, segment_ids, causal)
     width = q.shape[2] // num_heads
+    _check_options(q, k, width, qk_norm, angles)
     case = Case(
         batch=q.shape[0],
         queries=q.shape[1],
@@ -78,10 +88,20 @@ def attention(
         lengths=lengths is not None,
         segments=segment_ids is not None,
         causal=causal,
+        norm=qk_norm is not None,
+        rope=angles is not None,
         scale=1 / math.sqrt(width) if scale is None else float(scale),
     )
-    lengths, segment_ids = (None if x is None else x.astype(jnp.int32) for x in (lengths, segment_ids))
-    return dispatch.attend(implementation, case, q, k, v, lengths, segment_ids)
+    arrays = Arrays(
+        q,
+        k,
+        v,
+        lengths_B=None if lengths is None else lengths.astype(jnp.int32),
+        segments_BS=None if segment_ids is None else segment_ids.astype(jnp.int32),
+        gains_2K=None if qk_norm is None else jnp.stack(qk_norm).astype(jnp.float32),
+        angles_BSP=None if angles is None else angles.astype(jnp.float32),
+    )
+    return dispatch.attend(implementation, case, arrays)
 
 
 def _check_arrays(q, k, v, num_heads):
@@ -107,3 +127,18 @@ def _check_masks(q, k, kv_len, lengths, segment_ids, causal):
         raise ValueError(
             f"causal and segment_ids need as many queries as keys, got {queries} and {keys}; mask by lengths"
         )
+
+
+def _check_options(q, k, width, qk_norm, angles):
+    if qk_norm is not None and [gain.shape for gain in qk_norm] != [(width,)] * 2:
+        raise ValueError(f"qk_norm has two gains of shape ({width},), got {[x.shape for x in qk_norm]}")
+    if angles is None:
+        return
+    (batch, queries, _), keys = q.shape, k.shape[1]
+    if width % 2 or angles.shape not in [(1, queries, width // 2), (batch, queries, width // 2)]:
+        raise ValueError(
+            f"angles are one for every two of {width} features, [{batch} or 1, {queries}, {width // 2}], got "
+            f"{angles.shape}"
+        )
+    if queries != keys:
+        raise ValueError(f"angles need as many queries as keys, got {queries} and {keys}; turn them before")

@@ -51,6 +51,11 @@ def choose(implementation: Implementation, case: Case) -> dict[Platform | None, 
     return {None: implementation} if home is None else {home: implementation}
 
 
+def prepares(name: str, case: Case) -> bool:
+    """Whether an implementation normalises and turns queries and keys itself."""
+    return hasattr(MEMBERS[name], "prepares") and MEMBERS[name].prepares(case)
+
+
 def _first(platform: Platform | None, case: Case, besides: str | None = None) -> str:
     order = [name for name in _ORDER.get(platform, ("xla",)) if name != besides]
     return next(name for name in order if MEMBERS[name].refusal(case) is None)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.kernels.attention import devices
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.layout import unpadded
 
 _AMPERE, _HOPPER = 8.0, 9.0
@@ -31,19 +31,13 @@ def refusal(case: Case) -> str | None:
     return None
 
 
-def forward(case: Case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, *, interpret: bool):
+def forward(case: Case, arrays: Arrays, *, interpret: bool):
     """The output, and JAX's own function from its gradient to those of queries, keys and values."""
-
-    def attend(q_BSX, k_BSX, v_BSX):
-        return unpadded(_attend, case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS)
-
-    return jax.vjp(attend, q_BSX, k_BSX, v_BSX)
+    return jax.vjp(lambda *qkv: unpadded(_attend, case, Arrays(*qkv, *arrays[3:])), *arrays[:3])
 
 
-def backward(
-    case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, pull, gradient_BSX, *, interpret: bool
-):
-    return pull(gradient_BSX)
+def backward(case: Case, arrays: Arrays, y_BSX, pull, gradient_BSX, *, interpret: bool) -> Arrays:
+    return Arrays(*pull(gradient_BSX))
 
 
 def _attend(case, q_BSNK, k_BSNK, v_BSNK, lengths_B, _):

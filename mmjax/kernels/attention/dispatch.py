@@ -19,8 +19,9 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from mmjax import sharding
 from mmjax.kernels.attention import choice, devices, xla
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.choice import MEMBERS
+from mmjax.kernels.attention.preparation import prepared
 
 log = logging.getLogger("mmjax")
 
@@ -44,32 +45,32 @@ class _Plan:
     batch: tuple[str, ...]  # mesh axes over which the batch is split
     heads: tuple[str, ...]
 
-    def spread(self, function, *, arrays: str, results: str):
-        """`function` on each device's part; a letter for each argument and result says how that lies.
+    def spread(self, function, arguments, results):
+        """`function` on each device's part; trees of letters say how its arguments and results lie.
 
-        Letters: x of all heads, b of examples, k kept on its device.
+        Letters: x of all heads, b of examples, a the same for all, k kept on its device.
         """
         if self.mesh is None:
             return function
         specs = {
             "x": PartitionSpec(self.batch, None, self.heads),
             "b": PartitionSpec(self.batch),
+            "a": PartitionSpec(),
             "k": PartitionSpec((*self.batch, *self.heads)),
         }
-        ins, outs = (tuple(specs[letter] for letter in letters) for letters in (arrays, results))
+        ins, outs = (jax.tree.map(specs.get, letters) for letters in (arguments, results))
         axes = set(sharding.free_axes(self.mesh))
         return jax.shard_map(
             function, mesh=self.mesh, in_specs=ins, out_specs=outs, axis_names=axes, check_vma=False
         )
 
 
-def attend(implementation: choice.Implementation, case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
+def attend(implementation: choice.Implementation, case: Case, arrays: Arrays):
     """[B, S, X] by the implementation, on the mesh of the surrounding `jax.set_mesh`."""
     plan = _plan(implementation, case, jax.sharding.get_abstract_mesh())
-    arrays = (q_BSX, k_BTX, v_BTX, lengths_B, segments_BS)
     if {branch.name for branch in plan.branches} == {"xla"}:
         # XLA splits it as it splits the layers around it, and keeps the probabilities for the gradient.
-        return checkpoint_name(xla.attend(case, *arrays), SAVED)
+        return checkpoint_name(xla.attend(case, prepared(case, arrays)), SAVED)
     return _attend(plan, arrays)
 
 
@@ -123,8 +124,7 @@ def _backward(plan, residuals, gradient_BSX):
     def run(i, arrays, y_BSX, kept, gradient_BSX):
         return _backward_of(plan, plan.branches[i], arrays, y_BSX, kept[i], gradient_BSX)
 
-    gradients = _by_platform(plan, run, *residuals, gradient_BSX)
-    return ((*gradients, None, None),)
+    return (_by_platform(plan, run, *residuals, gradient_BSX),)
 
 
 _attend.defvjp(_forward, _backward)
@@ -139,33 +139,60 @@ def _by_platform(plan: _Plan, run, *args):
     return lax.platform_dependent(*args, default=default, **runs)
 
 
+def _lying(arrays: Arrays) -> Arrays:
+    """Letters, as `_Plan.spread` has them."""
+    own = arrays.angles_BSP is not None and len(arrays.angles_BSP) > 1
+    return Arrays("x", "x", "x", "b", "b", "a", "b" if own else "a")
+
+
 # Jitted so that a kernel is traced once for all layers of all towers that have the same case.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _forward_of(plan: _Plan, branch: _Branch, arrays):
+def _forward_of(plan: _Plan, branch: _Branch, arrays: Arrays):
     """The output, and what the backward half wants beside it and the arrays."""
+    if not choice.prepares(branch.name, plan.case):
+        arrays = prepared(plan.whole, arrays)
     if branch.name == "xla":
-        return xla.attend(plan.whole, *arrays), None
+        return xla.attend(plan.whole, arrays), None
     member = MEMBERS[branch.name]
 
-    def local(*arrays):
-        y_BSX, kept = member.forward(plan.case, *arrays, interpret=branch.interpret)
+    def local(arrays):
+        y_BSX, kept = member.forward(plan.case, arrays, interpret=branch.interpret)
         return y_BSX, jax.tree.map(lambda x: x[None], kept)
 
-    return plan.spread(local, arrays="xxxbb", results="xk")(*arrays)
+    return plan.spread(local, (_lying(arrays),), ("x", "k"))(arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward_of(plan: _Plan, branch: _Branch, arrays, y_BSX, kept, gradient_BSX):
-    """Gradients by queries, keys and values."""
+def _backward_of(plan: _Plan, branch: _Branch, arrays: Arrays, y_BSX, kept, gradient_BSX) -> Arrays:
+    """Gradients by queries, keys, values and gains."""
+    if choice.prepares(branch.name, plan.case):
+        return _backward_of_kernel(plan, branch, arrays, y_BSX, kept, gradient_BSX)
+
+    def prepare(q_BSX, k_BTX, gains_2K):
+        return prepared(plan.whole, arrays._replace(q_BSX=q_BSX, k_BTX=k_BTX, gains_2K=gains_2K))[:2]
+
+    (q_BSX, k_BTX), pull = jax.vjp(prepare, arrays.q_BSX, arrays.k_BTX, arrays.gains_2K)
+    made = arrays._replace(q_BSX=q_BSX, k_BTX=k_BTX, gains_2K=None, angles_BSP=None)
     if branch.name == "xla":
         # Scores again: kept, they would lie idle on every other platform.
-        _, pull = jax.vjp(lambda *qkv: xla.attend(plan.whole, *qkv, *arrays[3:]), *arrays[:3])
-        return pull(gradient_BSX)
+        _, pull_scores = jax.vjp(lambda *qkv: xla.attend(plan.whole, Arrays(*qkv, *made[3:])), *made[:3])
+        by_q_BSX, by_k_BTX, by_v_BTX = pull_scores(gradient_BSX)
+    else:
+        found = _backward_of_kernel(plan, branch, made, y_BSX, kept, gradient_BSX)
+        by_q_BSX, by_k_BTX, by_v_BTX = found[:3]
+    by_q_BSX, by_k_BTX, by_gains_2K = pull((by_q_BSX, by_k_BTX))
+    return Arrays(by_q_BSX, by_k_BTX, by_v_BTX, gains_2K=by_gains_2K)
+
+
+def _backward_of_kernel(plan, branch, arrays, y_BSX, kept, gradient_BSX):
     member = MEMBERS[branch.name]
 
-    def local(q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, kept, gradient_BSX):
-        arrays = q_BSX, k_BSX, v_BSX, lengths_B, segments_BS
+    def local(arrays, y_BSX, kept, gradient_BSX):
         kept = jax.tree.map(lambda x: x[0], kept)
-        return member.backward(plan.case, *arrays, y_BSX, kept, gradient_BSX, interpret=branch.interpret)
+        found = member.backward(plan.case, arrays, y_BSX, kept, gradient_BSX, interpret=branch.interpret)
+        gains_12K = jax.tree.map(lambda x: x[None], found.gains_2K)
+        return *found[:3], gains_12K
 
-    return plan.spread(local, arrays="xxxbbxkx", results="xxx")(*arrays, y_BSX, kept, gradient_BSX)
+    spread = plan.spread(local, (_lying(arrays), "x", "k", "x"), ("x", "x", "x", "k"))
+    *by_qkv, gains_D2K = spread(arrays, y_BSX, kept, gradient_BSX)
+    return Arrays(*by_qkv, gains_2K=jax.tree.map(lambda x: x.sum(0), gains_D2K))  # over devices

@@ -6,16 +6,17 @@ Letters: B batch, S queries, T keys, N heads, K head width, X = N x K.
 import einops
 import jax.numpy as jnp
 
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 
 
-def unpadded(attend, case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
+def unpadded(attend, case: Case, arrays: Arrays):
     """[B, S, X]: `attend(case, q_BSNK, k_BTNK, v_BTNK, lengths_B, segments_BS)` of what is no padding, and
     zeros for what is.
 
     Padding is cleared, not masked alone: 0 x NaN would be NaN, in a product or in its gradient. Lengths are
     then within the arrays.
     """
+    q_BSX, k_BTX, v_BTX, lengths_B, segments_BS, *_ = arrays
     if case.kv_len is not None:
         k_BTX, v_BTX = k_BTX[:, : case.kv_len], v_BTX[:, : case.kv_len]
         if case.is_self:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from mmjax.kernels.attention import devices, pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
 SINCE = (0, 11, 2)  # the JAX whose Mosaic GPU these kernels are written for
@@ -74,47 +74,33 @@ def choose(case: Case) -> Warpgroups:
     return Warpgroups(forwards[0] if operands < 110_000 else forwards[-1], backwards[-1])
 
 
-def forward(
-    case: Case,
-    q_BSX,
-    k_BSX,
-    v_BSX,
-    lengths_B,
-    segments_BS,
-    *,
-    interpret: bool,
-    split: Warpgroups | None = None,
-):
+def forward(case: Case, arrays: Arrays, *, interpret: bool, split: Warpgroups | None = None):
     """The output, and the shift of every row of scores, [B, N, R]."""
     block = Block(case, (split or choose(case)).forward, _interpreter(interpret))
     o_BSNK, shift_BNR = pallas_gpu_forward.forward(
-        block, *_apart(case, q_BSX, k_BSX, v_BSX), lengths_B, _whole_tiles(block, segments_BS)
+        block, *_apart(case, *arrays[:3]), arrays.lengths_B, _whole_tiles(block, arrays.segments_BS)
     )
     return einops.rearrange(o_BSNK, "b s n k -> b s (n k)"), shift_BNR
 
 
 def backward(
     case: Case,
-    q_BSX,
-    k_BSX,
-    v_BSX,
-    lengths_B,
-    segments_BS,
+    arrays: Arrays,
     y_BSX,
     shift_BNR,
     gradient_BSX,
     *,
     interpret: bool,
     split: Warpgroups | None = None,
-):
-    """The gradients by queries, keys and values."""
+) -> Arrays:
     block = Block(case, (split or choose(case)).backward, _interpreter(interpret), **_panels(case))
-    q_BSNK, k_BSNK, v_BSNK, o_BSNK, do_BSNK = _apart(case, q_BSX, k_BSX, v_BSX, y_BSX, gradient_BSX)
+    segments_BS = _whole_tiles(block, arrays.segments_BS)
+    q_BSNK, k_BSNK, v_BSNK, o_BSNK, do_BSNK = _apart(case, *arrays[:3], y_BSX, gradient_BSX)
     kernel = pallas_gpu_backward_wide if _is_wide(case) else pallas_gpu_backward
     gradients = kernel.backward(
-        block, q_BSNK, k_BSNK, v_BSNK, lengths_B, _whole_tiles(block, segments_BS), o_BSNK, shift_BNR, do_BSNK
+        block, q_BSNK, k_BSNK, v_BSNK, arrays.lengths_B, segments_BS, o_BSNK, shift_BNR, do_BSNK
     )
-    return tuple(einops.rearrange(x, "b s n k -> b s (n k)") for x in gradients)
+    return Arrays(*(einops.rearrange(x, "b s n k -> b s (n k)") for x in gradients))
 
 
 def _is_wide(case):

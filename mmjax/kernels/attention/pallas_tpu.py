@@ -15,7 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mmjax.kernels.attention import tpu_blocks, tpu_kernels
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
+from mmjax.kernels.attention.preparation import waves
 from mmjax.kernels.attention.tpu_blocks import Blocks, Kernel
 
 LONGEST, WIDEST = 1024, 256
@@ -36,45 +37,56 @@ def refusal(case: Case) -> str | None:
     return None
 
 
-def forward(case: Case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, *, interpret):
+def prepares(case: Case) -> bool:
+    """Whether queries and keys are normalised and turned in the kernel."""
+    return True
+
+
+def forward(case: Case, arrays: Arrays, *, interpret):
     """The output; the backward pass needs nothing beside it."""
     blocks = tpu_blocks.blocks(case, "forward")
-    arrays = q_BSX, k_BSX, v_BSX
-    (y_BSX,) = call("forward", case, blocks, arrays, lengths_B, segments_BS, interpret=interpret)
+    (y_BSX,) = call("forward", case, blocks, arrays, interpret=interpret)
     return y_BSX, None
 
 
-def backward(case, q_BSX, k_BSX, v_BSX, lengths_B, segments_BS, y_BSX, kept, gradient_BSX, *, interpret):
+def backward(case: Case, arrays: Arrays, y_BSX, kept, gradient_BSX, *, interpret) -> Arrays:
     blocks = tpu_blocks.blocks(case, "backward")
-    arrays = q_BSX, k_BSX, v_BSX, gradient_BSX
-    return call("backward", case, blocks, arrays, lengths_B, segments_BS, interpret=interpret)
+    *by_qkv, gains_2K = call("backward", case, blocks, arrays, gradient_BSX, interpret=interpret)
+    return Arrays(*by_qkv, gains_2K=gains_2K)
 
 
-def call(kernel: Kernel, case: Case, blocks: Blocks, arrays, lengths_B, segments_BS, *, interpret=False):
-    """The output, or the gradients by queries, keys and values; `arrays` are q, k, v and, for those, the
-    gradient of the output."""
-    results = 1 if kernel == "forward" else 3
+def call(kernel: Kernel, case: Case, blocks: Blocks, arrays: Arrays, *gradient_BSX, interpret=False):
+    """The output; or, of the gradient of that, those by queries, keys, values and gains."""
+    options, option_specs = _options(case, arrays)
+    operands = *arrays[:3], *gradient_BSX
     if blocks.apart:
-        arrays = [einops.rearrange(x, "b s (n k) -> b n s k", n=case.heads) for x in arrays]
-    scalars, scalar_specs = _masks(case, lengths_B, segments_BS)
-    spec = _spec(case, blocks)
-    body = functools.partial(getattr(tpu_kernels, kernel), case=case, blocks=blocks)
+        operands = [einops.rearrange(x, "b s (n k) -> b n s k", n=case.heads) for x in operands]
+    spec, results = _spec(case, blocks), 1 if kernel == "forward" else 3
+    out_specs = [spec] * results
+    out_shape = [jax.ShapeDtypeStruct(operands[0].shape, case.dtype)] * results
+    grid = case.batch, case.heads // blocks.heads
+    if case.norm and kernel == "backward":
+        out_specs.append(pl.BlockSpec((None, None, case.width, 2), lambda b, n: (b, n, 0, 0)))
+        out_shape.append(jax.ShapeDtypeStruct((*grid, case.width, 2), jnp.float32))
     found = pl.pallas_call(
-        body,
-        grid=(case.batch, case.heads // blocks.heads),
-        in_specs=[*scalar_specs, *[spec] * len(arrays)],
-        out_specs=[spec] * results,
-        out_shape=[jax.ShapeDtypeStruct(arrays[0].shape, case.dtype)] * results,
+        functools.partial(getattr(tpu_kernels, kernel), case=case, blocks=blocks),
+        grid=grid,
+        in_specs=[*option_specs, *[spec] * len(operands)],
+        out_specs=out_specs,
+        out_shape=out_shape,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel"), vmem_limit_bytes=_VMEM
         ),
-        cost_estimate=_cost(case, len(arrays) + results),
+        cost_estimate=_cost(case, len(operands) + results),
         interpret=interpret,
         name=f"attention_{kernel}",
-    )(*scalars, *arrays)
+    )(*options, *operands)
+    found, gains = found[:results], found[results:]
     if blocks.apart:
         found = [einops.rearrange(x, "b n s k -> b s (n k)") for x in found]
-    return tuple(found)
+    if kernel == "forward":
+        return tuple(found)
+    return *found, gains[0].sum((0, 1)).T if case.norm else None
 
 
 def _spec(case: Case, blocks: Blocks):
@@ -83,16 +95,23 @@ def _spec(case: Case, blocks: Blocks):
     return pl.BlockSpec((None, case.keys, blocks.heads * case.width), lambda b, n: (b, 0, n))
 
 
-def _masks(case, lengths_B, segments_BS):
-    """Arrays and specs of lengths and segments, those of an example as the last two axes of a block: others
-    would have to be multiples of a tile."""
+def _options(case, given):
+    """Arrays and specs of what the case has of them, in the order in which kernels take them; those of an
+    example as the last axes of a block: others would have to be multiples of a tile."""
     arrays, specs = [], []
     if case.lengths:
-        arrays.append(lengths_B[:, None, None])
+        arrays.append(given.lengths_B[:, None, None])
         specs.append(pl.BlockSpec((None, 1, 1), lambda b, n: (b, 0, 0), memory_space=pltpu.SMEM))
     if case.segments:
-        arrays.append(segments_BS[:, None])
+        arrays.append(given.segments_BS[:, None])
         specs.append(pl.BlockSpec((None, 1, case.keys), lambda b, n: (b, 0, 0)))
+    if case.norm:
+        arrays.append(given.gains_2K.T)
+        specs.append(pl.BlockSpec((case.width, 2), lambda b, n: (0, 0)))
+    if case.rope:
+        arrays.append(waves(given.angles_BSP))
+        own = len(given.angles_BSP) > 1  # else they are those of every example
+        specs.append(pl.BlockSpec((None, 2, case.width, case.keys), lambda b, n: (b if own else 0, 0, 0, 0)))
     return arrays, specs
 
 

@@ -23,6 +23,7 @@ from jax import lax
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.tpu_blocks import Blocks
 from mmjax.kernels.attention.tpu_masks import Masks
+from mmjax.kernels.attention.tpu_preparation import Preparation
 
 _ONES = 16  # rows of a tile of bfloat16
 _SUBLANES = 8  # rows of a register
@@ -35,11 +36,17 @@ class _Unit(NamedTuple):
 
 
 def forward(*refs, case: Case, blocks: Blocks):
-    """Refs: lengths and segments where the case has them, queries, keys, values, output."""
-    masks, (q_ref, k_ref, v_ref, y_ref) = Masks.of(case, refs)
+    """Refs: lengths, segments, gains and waves where the case has them, queries, keys, values, output."""
+    masks, refs = Masks.of(case, refs)
+    preparation, (q_ref, k_ref, v_ref, y_ref) = Preparation.of(case, refs, masks.size)
     units = _units(masks, blocks)
     q_KS = _columns(masks, q_ref, case)
-    k_TK = _rows(masks, k_ref, case)
+    if preparation:
+        q_KS = [preparation.of_head(0, x_KS) for x_KS in q_KS]
+        k_KS = [preparation.of_head(1, x_KS) for x_KS in _columns(masks, k_ref, case)]
+        k_TK = _upright(k_KS, k_ref, case)
+    else:
+        k_TK = _rows(masks, k_ref, case)
     ones_S = jnp.ones((_ONES, masks.size), case.dtype)
     # The softmax' sum is the last product's, too: a row of ones costs less than adding up the weights.
     v_KS = [jnp.concatenate([x_KS, ones_S]) for x_KS in _columns(masks, v_ref, case, clear=True)]
@@ -60,16 +67,23 @@ def forward(*refs, case: Case, blocks: Blocks):
 
 
 def backward(*refs, case: Case, blocks: Blocks):
-    """Refs: lengths and segments where the case has them, queries, keys, values, gradient of the output;
-    gradients by queries, keys and values.
+    """Refs: lengths, segments, gains and waves where the case has them, queries, keys, values, gradient of
+    the output; gradients by queries, keys, values and, where the case has them, gains.
 
     Recomputes the weights w; with the gradient g of the output, the slope of the scores is
     w (g v - sum of w g v over the keys) (Dao et al. 2022, arXiv:2205.14135, appendix B.2).
     """
-    masks, (q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref) = Masks.of(case, refs)
+    masks, refs = Masks.of(case, refs)
+    preparation, (q_ref, k_ref, v_ref, g_ref, *results) = Preparation.of(case, refs, masks.size)
     units = _units(masks, blocks)
-    k_TK, v_TK = (_rows(masks, ref, case, clear=True) for ref in (k_ref, v_ref))
     q_KS, k_KS, g_KS = (_columns(masks, ref, case, clear=True) for ref in (q_ref, k_ref, g_ref))
+    given = q_KS, k_KS
+    if preparation:
+        q_KS, k_KS = ([preparation.of_head(i, x_KS) for x_KS in heads] for i, heads in enumerate(given))
+        k_TK = _upright(k_KS, k_ref, case)
+    else:
+        k_TK = _rows(masks, k_ref, case, clear=True)
+    v_TK = _rows(masks, v_ref, case, clear=True)
     dk_KT, dv_KT = ([[] for _ in range(blocks.heads)] for _ in range(2))  # of parts, to be added up
 
     def scores(unit, _):
@@ -94,9 +108,26 @@ def backward(*refs, case: Case, blocks: Blocks):
         return _product(k_KS[head], ds_TQ) * case.scale
 
     dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
-    _put(masks, dq_ref, _joined(units, dq_KQ), case)
-    _put(masks, dk_ref, [sum(parts[1:], parts[0]) * case.scale for parts in dk_KT], case)
-    _put(masks, dv_ref, [sum(parts[1:], parts[0]) for parts in dv_KT], case)
+    found = _joined(units, dq_KQ), [sum(parts[1:], parts[0]) * case.scale for parts in dk_KT]
+    if preparation:
+        found = _pulled(preparation, given, found, results[3:])
+    heads_KS = *found, [sum(parts[1:], parts[0]) for parts in dv_KT]
+    for ref, x_KS in zip(results[:3], heads_KS, strict=True):
+        _put(masks, ref, x_KS, case)
+
+
+def _pulled(preparation, given, gradients, gains_refs):
+    """Gradients by queries and keys as they were given, of those by what was made of them; writes the
+    gains', summed over the heads of the step."""
+    found, sums_K1 = [], []
+    for i, heads in enumerate(zip(given, gradients, strict=True)):
+        pulled = [preparation.pulled(i, x_KS, gradient_KS) for x_KS, gradient_KS in zip(*heads, strict=True)]
+        by_input, by_gain = zip(*pulled, strict=True)
+        found.append(list(by_input))
+        sums_K1.append(by_gain)
+    for ref in gains_refs:
+        ref[...] = jnp.concatenate([sum(parts[1:], parts[0]) for parts in sums_K1], axis=1)
+    return found
 
 
 def _units(masks: Masks, blocks: Blocks):
@@ -159,6 +190,16 @@ def _rows(masks, ref, case, clear=False):
     return [
         x_SX[:, i : i + case.width]
         for x_SX in _packs(masks, ref, clear)
+        for i in range(0, x_SX.shape[1], case.width)
+    ]
+
+
+def _upright(heads_KS, ref, case):
+    """[S, K] of each head, of its columns; heads that lie side by side are turned at once."""
+    packs = [jnp.concatenate(heads_KS)] if len(ref.shape) == 2 else heads_KS
+    return [
+        x_SX[:, i : i + case.width]
+        for x_SX in (x.T for x in packs)
         for i in range(0, x_SX.shape[1], case.width)
     ]
 

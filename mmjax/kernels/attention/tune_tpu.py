@@ -4,13 +4,14 @@ shape, and takes the one of fewest cycles.
     python -m mmjax.kernels.attention.tune_tpu table            # adds what is missing, minutes a shape
     python -m mmjax.kernels.attention.tune_tpu cycles "TPU v5 lite" 208x12x64 577x12x64:causal
 
-A shape is positions x heads x head width, and masks after a colon. `cycles` prints one line of JSON for each
-kernel, with the blocks that it has by table or rule.
+A shape is positions x heads x head width, and after a colon the masks, `norm` and `rope` that it has.
+`cycles` prints one line of JSON for each kernel, with the blocks that it has by table or rule.
 """
 
 import argparse
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import json
 import logging
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tpu_schedule
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.tpu_blocks import TABLE, Plan
 
 log = logging.getLogger("mmjax")
@@ -47,7 +48,7 @@ _BATCH = 8
 
 
 def case_of(shape: str, dtype="bfloat16") -> Case:
-    sizes, _, masks = shape.partition(":")
+    sizes, _, options = shape.partition(":")
     positions, heads, width = map(int, sizes.split("x"))
     return Case(
         batch=_BATCH,
@@ -57,7 +58,7 @@ def case_of(shape: str, dtype="bfloat16") -> Case:
         width=width,
         dtype=jnp.dtype(dtype),
         scale=width**-0.5,
-        **{mask: True for mask in masks.split("+") if mask},
+        **{name: True for name in options.split("+") if name},
     )
 
 
@@ -82,14 +83,16 @@ def candidates(case: Case, kernel: tpu_blocks.Kernel) -> list[Plan]:
 def cycles(folder: pathlib.Path, device: str, case: Case, kernel: tpu_blocks.Kernel, blocks) -> float:
     """Of one head of one example."""
     x = jax.ShapeDtypeStruct((case.batch, case.keys, case.heads * case.width), case.dtype)
-    lengths = jax.ShapeDtypeStruct((case.batch,), jnp.int32) if case.lengths else None
-    segments = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32) if case.segments else None
-    arrays = (x,) * (3 if kernel == "forward" else 4)
-
-    def run(arrays, lengths_B, segments_BS):
-        return pallas_tpu.call(kernel, case, blocks, arrays, lengths_B, segments_BS)
-
-    found = tpu_schedule.cycles(folder, device, run, (arrays, lengths, segments))
+    arrays = Arrays(
+        *(x, x, x),
+        lengths_B=jax.ShapeDtypeStruct((case.batch,), jnp.int32) if case.lengths else None,
+        segments_BS=jax.ShapeDtypeStruct(x.shape[:2], jnp.int32) if case.segments else None,
+        gains_2K=jax.ShapeDtypeStruct((2, case.width), jnp.float32) if case.norm else None,
+        angles_BSP=jax.ShapeDtypeStruct((1, case.keys, case.width // 2), jnp.float32) if case.rope else None,
+    )
+    gradient = () if kernel == "forward" else (x,)
+    run = functools.partial(pallas_tpu.call, kernel, case, blocks)
+    found = tpu_schedule.cycles(folder, device, run, (arrays, *gradient))
     return found[f"attention_{kernel}"] / blocks.heads
 
 

@@ -8,7 +8,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.layout import positions_before, unpadded
 
 
@@ -17,9 +17,9 @@ def refusal(case: Case) -> str | None:
     return None
 
 
-def attend(case: Case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS):
-    """[B, S, X], differentiable; `mmjax.kernels.attention` says what the arguments are."""
-    return unpadded(_attend, case, q_BSX, k_BTX, v_BTX, lengths_B, segments_BS)
+def attend(case: Case, arrays: Arrays):
+    """[B, S, X], differentiable."""
+    return unpadded(_attend, case, arrays)
 
 
 def _attend(case, q_BSNK, k_BTNK, v_BTNK, lengths_B, segments_BS):

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mmjax.data.sources import emoji_build, emoji_join
+from mmjax.data.sources import drawings_build, emoji_build, emoji_join
 from mmjax.data.sources.emoji import Emoji
 from mmjax.data.sources.emoji_fetch import Package
 from mmjax.data.sources.emoji_join import Concept, Drawing
@@ -242,7 +242,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(emoji, monkeypatch,
     def fill(self):
         raise error
 
-    monkeypatch.setattr(emoji_build.EmojiBuilder, "download_and_prepare", fill)
+    monkeypatch.setattr(drawings_build.DrawingsBuilder, "download_and_prepare", fill)
     with pytest.raises(ValueError, match="no space left in .* which needs 100 MB; free some"):
         emoji.prepare()
     assert list(emoji.folder.parent.iterdir()) == []

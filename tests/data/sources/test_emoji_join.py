@@ -7,7 +7,7 @@ import pytest
 
 from mmjax.data.sources import emoji_join
 from mmjax.data.sources.emoji_join import Concept, Drawing
-from mmjax.data.sources.emoji_render import FEW, MARGIN, crop, crop_all
+from mmjax.data.sources.emoji_render import MARGIN, crop
 
 RED = '<circle cx="10" cy="9" r="3" fill="#f00"/>'
 
@@ -158,9 +158,3 @@ def test_what_lies_outside_the_view_box_stays_hidden():
 @pytest.mark.parametrize("body", ["", '<path d="M0 0', '<path fill="none" d="M0 0h9v9z"/>'])
 def test_nothing_visible_is_none(body):
     assert crop(drawing(body), 32) is None
-
-
-def test_many_processes_render_what_one_does():
-    drawings = [drawing(f'<path fill="#{i:03x}" d="M0 0h{1 + i % 9}v5z"/>') for i in range(FEW + 5)]
-    for together, alone in zip(crop_all(drawings, 16), drawings, strict=True):
-        np.testing.assert_array_equal(together, crop(alone, 16))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import preparing
 
 from mmjax.kernels.attention import attention
 
@@ -37,10 +38,12 @@ class Example:
     lengths: bool = False
     segments: bool = False
     causal: bool = False
+    norm: bool = False
+    rope: bool = False
 
     def __str__(self):
-        masks = [name for name in MASKS if getattr(self, name)]
-        return "-".join([f"{self.length}x{self.heads}x{self.width}", self.dtype, *masks])
+        options = [name for name in (*MASKS, *PREPARATIONS) if getattr(self, name)]
+        return "-".join([f"{self.length}x{self.heads}x{self.width}", self.dtype, *options])
 
     @property
     def real(self):
@@ -71,7 +74,19 @@ class Example:
             # In no order, ids of any size, and none of them -1, 4 or 6: segments that are empty.
             ids = np.array([-7, 0, 5, 1_000_000], np.int32)
             found["segment_ids"] = rng.choice(ids, (self.batch, self.length))
+        if self.norm:
+            found["qk_norm"] = tuple(rng.normal(1, 0.3, (2, self.width)).astype(np.float32))
+        if self.rope:
+            own = self.batch if self.length % 2 else 1  # angles of each example, or the same for all
+            found["angles"] = rng.uniform(-9, 9, (own, self.length, self.width // 2)).astype(np.float32)
         return found
+
+    def preparations(self, b):
+        """Of queries and of keys of example `b`."""
+        gains = self.options.get("qk_norm", (None, None))
+        angles_BSP = self.options.get("angles")
+        angles_SP = None if angles_BSP is None else angles_BSP[b % len(angles_BSP)]
+        return [functools.partial(preparing.prepare, gain_K=gain_K, angles_SP=angles_SP) for gain_K in gains]
 
     @functools.cached_property
     def arrays(self):
@@ -92,27 +107,34 @@ class Example:
 
 
 MASKS = ("kv_len", "lengths", "segments", "causal")
+PREPARATIONS = ("norm", "rope")
 EVERY_MASK = [dict(zip(MASKS, on, strict=True)) for on in itertools.product((False, True), repeat=len(MASKS))]
 
 
 def reference(example):
-    """Output and its gradients by q, k and v: Vaswani et al. 2017, eq. 1, and the chain rule by hand."""
+    """Output and its gradients by q, k, v and, of an example with a norm, gains: Vaswani et al. 2017, eq. 1,
+    and the chain rule by hand."""
     arrays = [np.float64(x) for x in example.arrays]
     arrays[3] = arrays[3] * example.real[..., None]
     found = [np.zeros_like(arrays[0]) for _ in RESULTS]
+    gains_2K = np.zeros((2, example.width))
     scale = example.width**-0.5
     for b, n in itertools.product(range(example.batch), range(example.heads)):
         part = (b, slice(None), slice(n * example.width, (n + 1) * example.width))
         q_SK, k_SK, v_SK, g_SK = (x[part] for x in arrays)
+        made = [prepare(x_SK) for prepare, x_SK in zip(example.preparations(b), (q_SK, k_SK), strict=True)]
+        q_SK, k_SK = (x.value_SK for x in made)
         seen_SS = visible(example, b)
         weight_SS = np.where(seen_SS, np.exp(np.where(seen_SS, scale * q_SK @ k_SK.T, 0)), 0)
         weight_SS /= np.maximum(weight_SS.sum(axis=1, keepdims=True), 1e-300)
         slope_SS = g_SK @ v_SK.T
         slope_SS = scale * weight_SS * (slope_SS - np.sum(weight_SS * slope_SS, axis=1, keepdims=True))
-        parts = weight_SS @ v_SK, slope_SS @ k_SK, slope_SS.T @ q_SK, weight_SS.T @ g_SK
-        for whole, value_SK in zip(found, parts, strict=True):
+        by_made = slope_SS @ k_SK, slope_SS.T @ q_SK
+        by_given, by_gain = zip(*(x.pull(y_SK) for x, y_SK in zip(made, by_made, strict=True)), strict=True)
+        gains_2K += by_gain
+        for whole, value_SK in zip(found, (weight_SS @ v_SK, *by_given, weight_SS.T @ g_SK), strict=True):
             whole[part] = value_SK
-    return dict(zip(RESULTS, found, strict=True))
+    return dict(zip(RESULTS, found, strict=True)) | (dict(gains=gains_2K) if example.norm else {})
 
 
 def visible(example, b):
@@ -124,17 +146,26 @@ def visible(example, b):
     return np.tril(seen_SS) if example.causal else seen_SS
 
 
+def run(member, example):
+    """A function of q, k, v and a gradient: output and gradients by q, k, v and, if it has them, gains."""
+    options = example.options
+    gains = options.pop("qk_norm", None)
+
+    def attend(q, k, v, gains):
+        return attention(q, k, v, qk_norm=gains, implementation=member, **options)
+
+    def both(q, k, v, gradient):
+        output, pull = jax.vjp(attend, q, k, v, gains)
+        *by_qkv, by_gains = pull(gradient)
+        found = dict(zip(RESULTS, (output, *by_qkv), strict=True))
+        return found if gains is None else found | dict(gains=jnp.stack(by_gains))
+
+    return both
+
+
 @functools.cache
 def compiled(member, example):
-    """A function of q, k, v and a gradient: output and its gradients by q, k and v."""
-    attend = functools.partial(attention, implementation=member, **example.options)
-
-    @jax.jit
-    def run(q, k, v, gradient):
-        output, pull = jax.vjp(attend, q, k, v)
-        return dict(zip(RESULTS, (output, *pull(gradient)), strict=True))
-
-    return run.lower(*example.arrays).compile()
+    return jax.jit(run(member, example)).lower(*example.arrays).compile()
 
 
 @functools.cache
@@ -148,12 +179,15 @@ def errors(member, example):
     """By result: distance to the reference, by norm and at the worst entry.
 
     Relative to the reference's size, of all results together: where a gradient has to vanish, as that of a
-    single token's score, rounding leaves something of the size of the others.
+    single token's score, rounding leaves something of the size of the others. Gains' gradient is a sum over
+    so many positions.
     """
     expected = reference(example)
-    size = max(np.abs(x).max() for x in expected.values()) or 1.0
-    norm = max(np.linalg.norm(x) for x in expected.values()) or 1.0
+    size = max(np.abs(expected[name]).max() for name in RESULTS) or 1.0
+    norm = max(np.linalg.norm(expected[name]) for name in RESULTS) or 1.0
     apart = {name: np.float64(found(member, example)[name]) - x for name, x in expected.items()}
+    if example.norm:
+        apart["gains"] /= np.sqrt(example.batch * example.heads * example.length)
     return {name: (np.linalg.norm(x) / norm, np.abs(x).max() / size) for name, x in apart.items()}
 
 
@@ -187,7 +221,7 @@ QUICK = covering(
     width=WIDTHS,
     heads=QUICK_HEADS,
     dtype=tuple(DTYPES),
-    **dict.fromkeys(MASKS, (False, True)),
+    **dict.fromkeys((*MASKS, *PREPARATIONS), (False, True)),
 )
 # More heads than a block of a kernel has, and more rows than a tile.
 QUICK += [
@@ -195,9 +229,14 @@ QUICK += [
     Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
 ]
 ALL = [
-    Example(length=length, width=width, dtype=dtype, **masks)
+    Example(length=length, width=width, dtype=dtype, **options)
     for length, width, dtype in itertools.product(LENGTHS, WIDTHS, DTYPES)
-    for masks in ({}, *({mask: True} for mask in MASKS), dict.fromkeys(MASKS, True))
+    for options in (
+        {},
+        *({mask: True} for mask in MASKS),
+        dict.fromkeys(PREPARATIONS, True),
+        dict.fromkeys((*MASKS, *PREPARATIONS), True),
+    )
 ]
 
 

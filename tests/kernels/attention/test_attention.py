@@ -78,7 +78,9 @@ def test_the_quick_examples_have_every_mask_and_pair_every_value_with_every_othe
     for masks in attending.EVERY_MASK:
         assert any(masks == {name: getattr(example, name) for name in masks} for example in QUICK), masks
     choices = dict(length=attending.QUICK_LENGTHS, width=attending.WIDTHS, heads=attending.QUICK_HEADS)
-    choices |= dict(dtype=attending.DTYPES) | dict.fromkeys(attending.MASKS, (False, True))
+    choices |= dict(dtype=attending.DTYPES) | dict.fromkeys(
+        (*attending.MASKS, *attending.PREPARATIONS), (False, True)
+    )
     for one, other in itertools.combinations(choices, 2):
         met = {(getattr(example, one), getattr(example, other)) for example in QUICK}
         assert met >= set(itertools.product(choices[one], choices[other])), (one, other)

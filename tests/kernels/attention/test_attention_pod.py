@@ -9,7 +9,7 @@ import pytest
 import tinyclip
 
 from mmjax import sharding
-from mmjax.pretrain.step import compile_step, init_state
+from mmjax.contrastive.step import compile_step, init_state
 from mmjax.sharding import MeshShape
 
 pytestmark = pytest.mark.tpu_aot

@@ -38,20 +38,16 @@ def close(found, expected, tolerance=1e-6):
 )
 @pytest.mark.parametrize("member", MEMBERS)
 def test_on_every_mesh_it_gives_what_it_gives_on_one_device(member, mesh, batch, heads, over):
-    example = Example(length=13, batch=batch, heads=heads, lengths=True, segments=True)
+    fields = dict.fromkeys(("lengths", "segments", "norm", "rope"), True)
+    example = Example(length=13, batch=batch, heads=heads, **fields)
     mesh = sharding.make_mesh(MeshShape(**dict(zip(("data", "fsdp", "tensor"), mesh, strict=True))))
     assert (sharding.split(mesh, "batch", batch), sharding.split(mesh, "heads", heads)) == over
     where = NamedSharding(mesh, PartitionSpec(over[0], None, over[1]))
 
-    @jax.jit
-    def run(q, k, v, gradient):
-        output, pull = jax.vjp(attend_of(member, example), q, k, v)
-        return output, *pull(gradient)
-
     with jax.set_mesh(mesh):
-        found = run(*jax.device_put(example.poisoned, where))
-    assert all(x.sharding.is_equivalent_to(where, 3) for x in found)
-    close(found, [attending.found(member, example)[name] for name in RESULTS])
+        found = jax.jit(attending.run(member, example))(*jax.device_put(example.poisoned, where))
+    assert all(found[name].sharding.is_equivalent_to(where, 3) for name in RESULTS)
+    close(found.values(), [attending.found(member, example)[name] for name in found])
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -17,7 +17,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.kernels.attention import pallas_gpu
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 
 pytestmark = pytest.mark.gpu_aot
 
@@ -94,9 +94,9 @@ def compiled(monkeypatch, tmp_path):
     mesh = topologies.make_mesh(topology, (1,), ("device",))
     where = NamedSharding(mesh, PartitionSpec())
 
-    def compile_(function, *arrays):
+    def compile_(function, *args):
         with jax.set_mesh(mesh):
-            args = [x and jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where) for x in arrays]
+            args = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), args)
             jax.jit(function).lower(*args).compile()
         (report,) = tmp_path.glob("*.ptxas")
         return kernel(report)
@@ -126,11 +126,11 @@ def test_nothing_spills_and_products_are_those_of_the_tensor_cores(compiled, hal
     x = jax.ShapeDtypeStruct((4, length, 2 * width), case.dtype)
     lengths = jax.ShapeDtypeStruct((4,), jnp.int32) if case.lengths else None
     segments = jax.ShapeDtypeStruct((4, length), jnp.int32) if case.segments else None
-    arrays = (x, x, x, lengths, segments)
+    arguments = (Arrays(x, x, x, lengths, segments),)
     if half == "backward":
-        arrays += (x, jax.ShapeDtypeStruct((4, 2, -(-length // 64) * 64), jnp.float32), x)
+        arguments += (x, jax.ShapeDtypeStruct((4, 2, -(-length // 64) * 64), jnp.float32), x)
     function = getattr(pallas_gpu, half)
-    found = compiled(lambda *args: function(case, *args, interpret=False), *arrays)
+    found = compiled(lambda *args: function(case, *args, interpret=False), *arguments)
     assert found.spilled_bytes == 0
     assert found.shared_bytes <= OPTIN
     assert found.registers * 128 * getattr(split, half) <= REGISTERS

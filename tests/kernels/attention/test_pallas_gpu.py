@@ -13,7 +13,7 @@ from attending import RESULTS, Example
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from mmjax.kernels.attention import devices, pallas_gpu
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
 needs_interpreter = pytest.mark.skipif(
@@ -140,12 +140,12 @@ def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
     monkeypatch.setattr(pallas_gpu, "_interpreter", lambda _: plgpu.InterpretGPUParams(detect_races=True))
     example = Example(dtype="bfloat16", heads=1, length=length, width=width, lengths=True)
     q, k, v, gradient = (jnp.asarray(x) for x in example.poisoned)
-    masks = jnp.asarray(example.options["lengths"]), None
+    arrays = Arrays(q, k, v, lengths_B=jnp.asarray(example.options["lengths"]))
     split = pallas_gpu.Warpgroups(forward=2, backward=2)
     sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, lengths=True)
     how = dict(interpret=True, split=split)
-    output, kept = pallas_gpu.forward(sizes, q, k, v, *masks, **how)
-    found = output, *pallas_gpu.backward(sizes, q, k, v, *masks, output, kept, gradient, **how)
+    output, kept = pallas_gpu.forward(sizes, arrays, **how)
+    found = output, *pallas_gpu.backward(sizes, arrays, output, kept, gradient, **how)[:3]
     for name, expected in attending.reference(example).items():
         one = np.float64(found[RESULTS.index(name)])
         assert np.linalg.norm(one - expected) < 0.01 * np.linalg.norm(expected), name

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tune_tpu
-from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.tpu_blocks import Blocks, Plan
 
 ALL_MASKS = dict.fromkeys(MASKS, True)
@@ -42,11 +42,13 @@ def run(example: Example, blocks: Blocks, interpret=True):
     case, options = case_of(example), example.options
 
     @jax.jit
-    def both(arrays, *masks):
-        output = pallas_tpu.call("forward", case, blocks, arrays[:3], *masks, interpret=interpret)
-        return *output, *pallas_tpu.call("backward", case, blocks, arrays, *masks, interpret=interpret)
+    def both(arrays, gradient):
+        (output,) = pallas_tpu.call("forward", case, blocks, arrays, interpret=interpret)
+        found = pallas_tpu.call("backward", case, blocks, arrays, gradient, interpret=interpret)
+        return output, *found[:3]
 
-    found = both(example.poisoned, options.get("lengths"), options.get("segment_ids"))
+    *qkv, gradient = example.poisoned
+    found = both(Arrays(*qkv, options.get("lengths"), options.get("segment_ids")), gradient)
     return dict(zip(attending.RESULTS, found, strict=True))
 
 

@@ -116,7 +116,7 @@ BATCH, POSITIONS, HEADS, WIDTH = 64, 197, 12, 768  # ViT-B/16 at 224 pixels, on 
 
 def layer(chips, implementation):
     """Estimated cycles of one layer of a scanned encoder's train step, and of the copies among them."""
-    encoder = Encoder(depth=2, heads=HEADS, dtype="bfloat16", remat="dots", attention=implementation)
+    encoder = Encoder(depth=4, heads=HEADS, dtype="bfloat16", remat="dots", attention=implementation)
     x_BSD = jax.ShapeDtypeStruct((BATCH, POSITIONS, WIDTH), jnp.bfloat16)
     params = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x), x_BSD)
     mesh, args = placed(chips, (params, x_BSD))

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 from jax.extend.random import threefry_2x32
 
-from mmjax.pretrain import row_keys
+from mmjax.contrastive import row_keys
 
 ROWS, PARTS = 6, 4
 

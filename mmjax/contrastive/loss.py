@@ -1,8 +1,9 @@
-"""The loss of a pretraining run as a pure function of parameters, batch and key, in its two halves.
+"""The loss of a contrastive run as a pure function of parameters, batch and key, in its two halves.
 
 Letters: B batch, S positions, E embedding, K hard texts of an example.
 """
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax import Array
 
-from mmjax import optim, sharding
+from mmjax import sharding
+from mmjax.contrastive import modalities
 from mmjax.model import unit
-from mmjax.pretrain import modalities
 from mmjax.towers import batch_norm
 
 
@@ -25,10 +26,9 @@ class Found(NamedTuple):
     memory: Any  # what the objective remembers for the next step
 
 
-def loss(cfg, params, batch, key, memory=None):
+def loss(cfg, params, batch, key, memory=None, *, locked: Collection[str] = ()):
     """(the objective's value on a batch, `Found`); `memory` is that of the step before, None at the start."""
-    params = optim.stop_frozen(cfg.optim, params)
-    z, statistics = embed(cfg, params, batch, named_keys(cfg, key))
+    z, statistics = embed(cfg, params, batch, named_keys(cfg, key), locked=locked)
     (value, metrics), memory = compare(cfg, params, z, batch, memory)
     return value, Found(metrics, z, statistics, memory)
 
@@ -46,21 +46,30 @@ def named_keys(cfg, key):
     return dict(zip(names, jax.random.split(key, len(names)), strict=True))
 
 
-def embed(cfg, params, batch, keys):
+def embed(cfg, params, batch, keys, *, locked: Collection[str] = ()):
     """(unit-norm float32 z_BE, the new running statistics), both by modality, of a batch in training.
 
     What an example lacks is embedded as zeros, and has no gradient. Hard texts are `hard_text`, z_BKE.
+
+    Args:
+        locked: modalities whose tower embeds as in evaluation: without noise, and by its running statistics.
     """
     inputs = modalities.inputs(cfg, batch, keys["colour"])
     z, statistics = {}, {}
-    for name, tower in cfg.towers.items():
-        encoded, statistics[name] = batch_norm.apply_in_training(
-            tower, params[name], inputs[name], keys[name]
-        )
+    for name in cfg.modules:
+        encoded, found = _apply(cfg, params, name, inputs[name], keys[name], locked)
+        statistics |= {} if name in locked else {name: found}
         z[name] = _present(batch, name, sharding.constrain(unit(encoded.embedding_BE), "batch", None))
     if cfg.data.hard_texts:
-        z["hard_text"] = _present(batch, "hard_text", _hard_texts(cfg, params, batch, keys["text"]))
+        z["hard_text"] = _present(batch, "hard_text", _hard_texts(cfg, params, batch, keys["text"], locked))
     return z, statistics
+
+
+def _apply(cfg, params, name, inputs, key, locked):
+    """What a tower says, and its new running statistics."""
+    if name in locked:
+        return cfg.modules[name].apply({"params": params[name]}, inputs), {}
+    return batch_norm.apply_in_training(cfg.modules[name], params[name], inputs, key)
 
 
 def _present(batch, name, z):
@@ -68,14 +77,12 @@ def _present(batch, name, z):
     return z if there is None else jnp.where(there[..., None], z, 0)
 
 
-def _hard_texts(cfg, params, batch, key):
+def _hard_texts(cfg, params, batch, key, locked):
     """One text of every example at a time, so that rows draw as those of a batch do, or of its parts."""
 
     def one(k_and_text):
         k, text_BS = k_and_text
-        encoded, _ = batch_norm.apply_in_training(
-            cfg.towers["text"], params["text"], text_BS, jax.random.fold_in(key, k)
-        )
+        encoded, _ = _apply(cfg, params, "text", text_BS, jax.random.fold_in(key, k), locked)
         return sharding.constrain(unit(encoded.embedding_BE), "batch", None)
 
     text_KBS = rearrange(batch["hard_text"], "b k s -> k b s")

@@ -13,15 +13,15 @@ from threefold import PAIRS, SAMPLES, VIEWS, WORDS, batch, taught
 
 import mmjax
 from mmjax import metrics
+from mmjax.contrastive import modalities
+from mmjax.contrastive.loss import embed, named_keys
+from mmjax.contrastive.step import init_state, make_step
 from mmjax.data import pipeline
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.objectives.distilled import DistilledInfoNCE
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.pairs import Pair, Views
 from mmjax.objectives.sigmoid import Sigmoid
-from mmjax.pretrain import modalities
-from mmjax.pretrain.loss import embed, named_keys
-from mmjax.pretrain.step import init_state, make_step
 
 
 def state(cfg):

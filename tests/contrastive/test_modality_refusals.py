@@ -8,12 +8,12 @@ import threefold
 import tinyclip
 from threefold import TWO, VIEWS, taught
 
+from mmjax.contrastive.step import init_state
 from mmjax.data.fields import Field
 from mmjax.objectives.distilled import DistilledInfoNCE
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.pairs import Pair, Views
 from mmjax.objectives.queue import Queue
-from mmjax.pretrain.step import init_state
 
 ONE = {"image": threefold.Colours()}
 SOUND = threefold.Tones()

@@ -10,10 +10,10 @@ import pytest
 import tinyclip
 from tinyclip import Linear
 
+from mmjax.contrastive import accumulation
+from mmjax.contrastive.step import init_state, make_step
 from mmjax.data.colour import Background, Invert, Jitter
 from mmjax.optim import Optim
-from mmjax.pretrain import accumulation
-from mmjax.pretrain.step import init_state, make_step
 from mmjax.towers.layers import Encoder
 
 NOISE = dict(

@@ -13,12 +13,12 @@ from threefold import VIEWS, batch
 
 from mmjax import sharding
 from mmjax.checkpoint import Checkpointing, Checkpoints
+from mmjax.contrastive import accumulation
+from mmjax.contrastive.step import compile_step, init_state
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.queue import Queue
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
-from mmjax.pretrain import accumulation
-from mmjax.pretrain.step import compile_step, init_state
 
 KEY = jax.random.key(2)
 SIZE = 96

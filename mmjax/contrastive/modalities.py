@@ -17,8 +17,8 @@ _PREPARED = ("image", "text")
 
 
 def check(cfg):
-    """Raises ValueError where the towers of a `Pretrain` and what it says of its data do not go together."""
-    towers, data = set(cfg.towers), cfg.data
+    """Raises ValueError where the towers of a config and what it says of its data do not go together."""
+    towers, data = set(cfg.modules), cfg.data
     if len(towers) < 2:
         raise ValueError(f"towers={sorted(towers)}: give two or more, such as 'image' and 'text'")
     for name, field, given in (("image", "preprocess", cfg.preprocess), ("text", "tokenizer", cfg.tokenizer)):
@@ -44,22 +44,22 @@ def check(cfg):
 
 def names(cfg) -> tuple[str, ...]:
     """Modalities in the order of their random keys: a further one changes no draw of image and text."""
-    return (*_PREPARED, *sorted(set(cfg.towers) - set(_PREPARED)))
+    return (*_PREPARED, *sorted(set(cfg.modules) - set(_PREPARED)))
 
 
 def first_pair(cfg, z, batch):
     """(embeddings of two modalities by name, image and text where they are among the towers; where both are
     there, bool [B], or None for everywhere)."""
-    first, second = [name for name in names(cfg) if name in cfg.towers][:2]
+    first, second = [name for name in names(cfg) if name in cfg.modules][:2]
     return {first: z[first], second: z[second]}, present(batch, first, second)
 
 
 def batch_shapes(cfg, rows: int, channels: int = 3) -> dict[str, jax.ShapeDtypeStruct]:
     """What a batch of `rows` looks like."""
     data, kinds = cfg.data, {"id": ((), "int32")}
-    if "image" in cfg.towers:
+    if "image" in cfg.modules:
         kinds["image"] = ((cfg.preprocess.size, cfg.preprocess.size, channels), "uint8")
-    if "text" in cfg.towers:
+    if "text" in cfg.modules:
         kinds["text"] = ((cfg.tokenizer.length,), "int32")
     kinds |= {name: (field.shape, field.dtype) for name, field in data.fields.items()}
     kinds |= {f"present/{name}": ((), "bool") for name in data.may_lack}
@@ -71,17 +71,24 @@ def batch_shapes(cfg, rows: int, channels: int = 3) -> dict[str, jax.ShapeDtypeS
 
 def inputs(cfg, batch, colour_key):
     """What the towers are given in training, by modality."""
-    found = {name: batch[name] for name in cfg.towers}
+    found = augmented(cfg, batch, colour_key)
     if "image" in found:
-        image_BHWC = colour.augment(cfg.colour, batch["image"], colour_key)
-        found["image"] = colour.normalise(image_BHWC, cfg.preprocess.mean, cfg.preprocess.std)
+        found["image"] = colour.normalise(found["image"], cfg.preprocess.mean, cfg.preprocess.std)
+    return found
+
+
+def augmented(cfg, batch, colour_key):
+    """What a batch holds for the towers, pictures augmented, in float32 in [0, 1]."""
+    found = {name: batch[name] for name in cfg.modules}
+    if "image" in found:
+        found["image"] = colour.augment(cfg.colour, batch["image"], colour_key)
     return found
 
 
 def examples(cfg, rows: int):
     """A batch of zeros, and inputs of the towers, all zeros: what shapes are taken from."""
     batch = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), batch_shapes(cfg, rows))
-    found = {name: batch[name] for name in cfg.towers}
+    found = {name: batch[name] for name in cfg.modules}
     if "image" in found:
         found["image"] = jnp.zeros(batch["image"].shape)
     return batch, found
@@ -91,15 +98,18 @@ def normalised_by_batch(cfg, params, rows: int, key) -> list[str]:
     """Modalities whose tower normalises by statistics of the batch.
 
     Args:
-        cfg: a `Pretrain`.
-        params: by modality, or their shapes.
+        cfg: a `Pretrain`, or a config like it.
+        params: by modality, or their shapes, of the towers that are asked about.
         rows: of a batch that divides over the mesh.
         key: of the kind that the towers will be given.
     """
-    found = []
-    for name, inputs in examples(cfg, rows)[1].items():
+    found, inputs = [], examples(cfg, rows)[1]
+    for name in (name for name in inputs if name in params):
         _, statistics = jax.eval_shape(
-            lambda *args, tower=cfg.towers[name]: apply_in_training(tower, *args), params[name], inputs, key
+            lambda *args, tower=cfg.modules[name]: apply_in_training(tower, *args),
+            params[name],
+            inputs[name],
+            key,
         )
         found += [name] if jax.tree.leaves(statistics) else []
     return found

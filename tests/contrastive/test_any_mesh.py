@@ -8,10 +8,10 @@ import pytest
 import tinyclip
 
 from mmjax import sharding
+from mmjax.contrastive.step import compile_step, init_state, make_step
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
-from mmjax.pretrain.step import compile_step, init_state, make_step
 
 MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
 OBJECTIVES = {"infonce": InfoNCE(initial_scale=10.0), "sigmoid": Sigmoid()}

@@ -8,20 +8,22 @@ that of one more forward pass.
 Letters: B batch, M rows of a micro-batch, K micro-batches.
 """
 
+from collections.abc import Callable, Collection
+
 import einops
 import jax
 import jax.numpy as jnp
 
 from mmjax import optim, sharding
-from mmjax.pretrain import modalities, row_keys
-from mmjax.pretrain.loss import Found, compare, embed, loss, named_keys
+from mmjax.contrastive import modalities, row_keys
+from mmjax.contrastive.loss import Found, compare, embed, loss, named_keys
 
 
 def check(cfg, mesh, params):
     """Raises ValueError where `cfg.accumulate` micro-batches cannot give the gradient of the batch.
 
     Args:
-        cfg: a `Pretrain`.
+        cfg: a `Pretrain`, or a config like it.
         params: by modality, or their shapes.
     """
     if cfg.accumulate == 1:
@@ -40,35 +42,68 @@ def check(cfg, mesh, params):
         )
 
 
-def value_and_grad(cfg, params, batch, key, memory=None):
+def value_and_grad(
+    cfg,
+    params,
+    batch,
+    key,
+    memory=None,
+    *,
+    whole: Callable = lambda params: params,
+    locked: Collection[str] = (),
+):
     """`jax.value_and_grad` of `loss` by `params`, in `cfg.accumulate` parts: ((value, `Found`), gradient).
 
     Every row draws the same random numbers in both passes, and whatever the number of parts (`row_keys`).
-    """
-    if cfg.accumulate == 1:
-        return jax.value_and_grad(lambda params: loss(cfg, params, batch, key, memory), has_aux=True)(params)
-    parts, keys = jnp.arange(cfg.accumulate), named_keys(cfg, key)
 
-    def embed_part(params, part):
-        rows = len(batch["id"]) // len(parts)
-        drawn = {name: row_keys.of_part(key, part, parts=len(parts), rows=rows) for name, key in keys.items()}
-        z, _ = embed(cfg, optim.stop_frozen(cfg.optim, params), _part(batch, part, len(parts)), drawn)
-        return z
+    Args:
+        params: what is trained.
+        whole: makes all parameters of these.
+        locked: as of `loss`.
+    """
+
+    def all_of(params):
+        return whole(optim.stop_frozen(cfg.optim, params))
+
+    def whole_loss(params):
+        return loss(cfg, all_of(params), batch, key, memory, locked=locked)
+
+    if cfg.accumulate == 1:
+        return jax.value_and_grad(whole_loss, has_aux=True)(params)
+
+    def embed_part(params, batch, keys):
+        return embed(cfg, all_of(params), batch, keys, locked=locked)[0]
 
     def compare_all(params, z):
-        (value, metrics), new = compare(cfg, optim.stop_frozen(cfg.optim, params), z, batch, memory)
+        (value, metrics), new = compare(cfg, all_of(params), z, batch, memory)
         return value, (metrics, new)
 
     def pull_back(gradient, part):
-        _, pull = jax.vjp(lambda params: embed_part(params, part), params)
-        (more,) = pull(_part(z_gradient, part, len(parts)))
+        _, pull = jax.vjp(lambda params: embed_part(params, *_drawn(cfg, batch, key, part)), params)
+        (more,) = pull(_part(z_gradient, part, cfg.accumulate))
         return jax.tree.map(jnp.add, gradient, more), None
 
-    z = _together(jax.lax.map(lambda part: embed_part(params, part), parts))
+    z = by_parts(cfg, lambda *drawn: embed_part(params, *drawn), batch, key)
     of_loss = jax.value_and_grad(compare_all, argnums=(0, 1), has_aux=True)
     (value, (metrics, new)), (gradient, z_gradient) = of_loss(params, z)
-    gradient, _ = jax.lax.scan(pull_back, gradient, parts)
+    gradient, _ = jax.lax.scan(pull_back, gradient, jnp.arange(cfg.accumulate))
     return (value, Found(metrics, z, {}, new)), gradient
+
+
+def by_parts(cfg, function: Callable, batch, key):
+    """`function(batch, keys)`, rows in a tree, of a batch in `cfg.accumulate` parts."""
+    if cfg.accumulate == 1:
+        return function(batch, named_keys(cfg, key))
+    parts = jnp.arange(cfg.accumulate)
+    return _together(jax.lax.map(lambda part: function(*_drawn(cfg, batch, key, part)), parts))
+
+
+def _drawn(cfg, batch, key, part):
+    """A micro-batch and the keys under which its rows draw as in the whole batch."""
+    parts, rows = cfg.accumulate, len(batch["id"]) // cfg.accumulate
+    keys = named_keys(cfg, key)
+    drawn = {name: row_keys.of_part(key, part, parts=parts, rows=rows) for name, key in keys.items()}
+    return _part(batch, part, parts), drawn
 
 
 def _part(tree, part, parts):

@@ -1,0 +1,122 @@
+"""What a contrastive finetune takes over from finished runs: its checkpoint, and its teacher."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from mmjax import config
+from mmjax.data import pipeline
+from mmjax.finetune import base as bases
+from mmjax.finetune.backbone import Backbone
+from mmjax.finetune.base import Base
+from mmjax.finetune.teacher import check_rows, scale_of
+from mmjax.finetune.weights import NEW
+from mmjax.objectives.distilled import DistilledInfoNCE
+
+
+class Runs(NamedTuple):
+    """What `init_from` and `teacher` name; one of them at least."""
+
+    base: Base | None
+    teacher: Base | None
+
+    @property
+    def first(self) -> Base:
+        """The one that gives what the config leaves out."""
+        return self.base or self.teacher
+
+
+def find(cfg) -> Runs:
+    """The runs of a `Contrast`; raises ValueError where one is not there."""
+    packages = config.packages(cfg)
+    paths = (cfg.init_from, cfg.teacher)
+    return Runs(*(None if path is None else bases.find(path, packages) for path in paths))
+
+
+def is_new(cfg, name: str) -> bool:
+    """Whether the tower of a modality begins anew."""
+    given = cfg.towers.get(name)
+    return cfg.init_from is None or (given is not None and given.adapt.fresh == NEW.fresh)
+
+
+def resolved(cfg, runs: Runs):
+    """A `Contrast` with all that it takes from its runs.
+
+    Raises:
+        ValueError: the checkpoint lacks a tower or an objective, or prepares pictures or texts otherwise.
+    """
+    base, of_run = runs.base, runs.first.config
+    given = cfg.towers or {name: Backbone() for name in (base.config.towers if base else ())}
+    towers = {name: _tower(cfg, name, tower, runs) for name, tower in given.items()}
+    preprocess, there = cfg.preprocess, of_run.preprocess
+    if "image" in towers and preprocess is None and there is not None:
+        preprocess = dataclasses.replace(there, size=pipeline.size(cfg.data)[0])
+    if "image" in towers and not is_new(cfg, "image"):
+        if preprocess != dataclasses.replace(there, size=preprocess.size):
+            raise _other("preprocess", preprocess, there, "its size")
+    return dataclasses.replace(
+        cfg,
+        init_from=base and base.name,
+        teacher=runs.teacher and runs.teacher.name,
+        towers=towers,
+        objective=_objective(cfg, runs),
+        preprocess=preprocess,
+    )
+
+
+def vocabulary(cfg, runs: Runs) -> Base | None:
+    """The run whose tokenizer is copied; None where one is made.
+
+    Args:
+        cfg: as it was given; what it does not say, it takes over.
+
+    Raises:
+        ValueError: the teacher reads other rows of ids.
+    """
+    own = resolved(cfg, runs).tokenizer
+    if own is None:
+        return None
+    takes = not is_new(cfg, "text") or cfg.towers["text"].tokenizer is None
+    found = runs.first if takes else None
+    if runs.teacher is not None:
+        check_rows(runs.teacher, own, None if found is None else found.tokenizer().model)
+        return runs.teacher
+    return found
+
+
+def _tower(cfg, name: str, tower: Backbone, runs: Runs) -> Backbone:
+    if is_new(cfg, name):
+        if tower.module is None:
+            raise ValueError(f"towers.{name} begins anew, but has no module; give it one")
+        there, module = runs.first.config.tokenizer if name == "text" else None, tower.module
+        return dataclasses.replace(tower, module=module, tokenizer=tower.tokenizer or there)
+    module = tower.module or runs.base.tower(name)
+    runs.base.tower(name)
+    tokenizer = tower.tokenizer
+    if name == "text":
+        there = runs.base.config.tokenizer
+        tokenizer = tokenizer or there
+        # Weights depend on neither the length of rows nor which end of a text is cut.
+        if tokenizer != there and tokenizer != dataclasses.replace(
+            there, length=tokenizer.length, truncate=tokenizer.truncate
+        ):
+            raise _other("tokenizer", tokenizer, there, "its length")
+    return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
+
+
+def _objective(cfg, runs: Runs):
+    objective = cfg.objective
+    if objective is None:
+        if runs.base is None:
+            raise ValueError("objective=None means that of init_from, which is None, too; give one")
+        objective = runs.base.objective()
+    if runs.teacher is not None and isinstance(objective, DistilledInfoNCE):
+        if objective.teacher_scale is None:
+            return objective.clone(teacher_scale=scale_of(runs.teacher))
+    return objective
+
+
+def _other(field: str, given: Any, there: Any, free: str) -> ValueError:
+    return ValueError(
+        f"{field}={given} differs from the checkpoint's {there} in more than {free}; leave it out, or change "
+        f"{free} alone"
+    )

@@ -1,0 +1,57 @@
+"""Several towers, each with what of it is trained."""
+
+import dataclasses
+import functools
+
+import jax
+
+from mmjax.finetune.trees import pick, together
+from mmjax.finetune.tune import Tune
+from mmjax.optim.paths import map_paths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """A tuning of the parameters of all towers, {modality: ...}, made of one for each (`tune`)."""
+
+    tunes: dict[str, Tune]
+
+    def start(self, params):
+        """The part of the parameters that training begins with."""
+        return _joined(self.tunes[name].start({name: x}) for name, x in params.items())
+
+    def fixed(self, params):
+        """The part that it leaves as it is."""
+        return _joined(self.tunes[name].fixed({name: x}) for name, x in params.items())
+
+    def begin(self, key, start, fixed):
+        """What of the towers, or beside them, is trained."""
+        return _joined(
+            tune.begin(jax.random.fold_in(key, i), _part(start, name), _part(fixed, name))
+            for i, (name, tune) in enumerate(self.tunes.items())
+        )
+
+    def merged(self, trained, fixed):
+        """All parameters of the towers."""
+        found = {}
+        for modality, tune in self.tunes.items():
+            of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
+            found |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
+        return found
+
+    def tower_of(self, path: str) -> str | None:
+        """Which tower a trained parameter changes; None for those of something else.
+
+        Its path begins with the modality, or with what kind of change it is and then the modality.
+        """
+        kind, _, rest = path.partition("/")
+        name = kind if kind in self.tunes else rest.partition("/")[0]
+        return name if name in self.tunes else None
+
+
+def _joined(parts):
+    return functools.reduce(together, parts, {})
+
+
+def _part(tree, name: str):
+    return {name: tree[name]} if name in tree else {}

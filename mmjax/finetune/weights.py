@@ -1,0 +1,75 @@
+"""Where every parameter of a contrastive finetune comes from: a checkpoint, or nowhere."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from mmjax import metrics, sharding
+from mmjax.finetune import adapt
+from mmjax.finetune.adapt import Adapt, Step
+from mmjax.finetune.base import Base
+
+log = logging.getLogger("mmjax")
+
+NEW = Adapt(fresh=".")  # all begins anew
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """The fate of all parameters, by modality and "objective", and the reading of them."""
+
+    base: Base | None  # None: all begins anew
+    adapts: Mapping[str, Adapt]  # what may differ, by modality
+    plans: Mapping[str, list[Step]]
+    unused: tuple[str, ...]  # of the checkpoint, what no tower here is for
+    init: Callable[[str], Any]  # parameters of a modality anew
+    mesh: Mesh
+
+    def report(self):
+        """Logs what becomes of every parameter."""
+        if self.base is None:
+            log.info("all parameters begin anew")
+            return
+        for plan in self.plans.values():
+            adapt.report(self.base, plan)
+        for name in self.unused:
+            log.info("  %-8s %s", "left out", name)
+
+    def read(self, shapes) -> dict[str, Any]:
+        """The parameters that `shapes` has, on the mesh, of the checkpoint as far as they are from there."""
+        found = {}
+        for name, x in shapes.items():
+            part = {name: x}
+            wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
+            init = jax.jit(lambda name=name: {name: self.init(name)})
+            with metrics.phase(f"reading {name}"):
+                found |= adapt.load(self.base, self.adapts[name], self.plans[name], wanted, init)
+        return found
+
+
+def weights_of(
+    base: Base | None, adapts: Mapping[str, Adapt], shapes, init: Callable[[str], Any], mesh: Mesh
+) -> Weights:
+    """What a checkpoint gives to parameters of `shapes`, by modality; no array is read.
+
+    Raises:
+        ValueError: the checkpoint lacks some of them, or has them in other shapes.
+    """
+    there = {} if base is None else base.shapes()
+    plans = {}
+    for name, x in shapes.items():
+        change, held = adapts[name], {name: there[name]} if there.get(name) else {}
+        if change.fresh == NEW.fresh:
+            change = dataclasses.replace(change, drop="." if held else None)
+        elif not held and jax.tree.leaves(x):
+            raise ValueError(
+                f"the checkpoints of {base.workdir} hold no {name}, only what was trained, "
+                f"{', '.join(there)}; give a run that trained it"
+            )
+        plans[name] = adapt.plan(change, held, {name: x}) if jax.tree.leaves(x) else []
+    unused = tuple(name for name in there if name not in shapes)
+    return Weights(base=base, adapts=adapts, plans=plans, unused=unused, init=init, mesh=mesh)
