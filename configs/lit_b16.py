@@ -1,12 +1,11 @@
 """LiT B/16: Zhai et al. 2022, arXiv:2111.07991, with values of big_vision's
 configs/proj/image_text/lit_coco.py and README_lit.md (the model without a head on the picture's side).
 
-LiT learns to read out a picture tower that is there already, and does not train it. Where its weights come
-from is not here yet: `Pretrain` has no initial weights, which come with finetuning, so as it stands texts
-learn to follow a random tower. Nor has this config two things that lit_coco.py has, `randaug(2,10)` of the
-pictures and a BERT with pretrained weights for texts: its text tower is a transformer trained from scratch,
-by Adafactor as in the paper. Generated scenes stand in for CC12M and YFCC100M: give `data.train` and `evals`
-a source of your own.
+LiT learns to read out a picture tower that is there already, and does not train it: `init_from` is a run with
+this tower, trained on whatever. Two things that lit_coco.py has are not here, `randaug(2,10)` of the pictures
+and a BERT with pretrained weights for texts: the text tower is a transformer trained from scratch, by
+Adafactor as in the paper. Generated scenes stand in for CC12M and YFCC100M: give `data.train` and `evals` a
+source of your own.
 """
 
 from mmjax.checkpoint import Checkpointing
@@ -15,9 +14,11 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
 from mmjax.data.tokenizers.sentencepiece import SentencePiece
 from mmjax.evals.retrieval import Retrieval
+from mmjax.finetune import Contrast
+from mmjax.finetune.adapt import Adapt
+from mmjax.finetune.backbone import Backbone
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.optim import Adafactor, Optim
-from mmjax.pretrain import Pretrain
 from mmjax.towers.layers import Encoder
 from mmjax.towers.text import TextTransformer
 from mmjax.towers.vit import ViT
@@ -27,15 +28,20 @@ VOCAB, LENGTH = 32_000, 16
 STEPS = 60_000
 
 
-def get_config(dtype: str = "bfloat16", remat: str = "dots"):
+def get_config(init_from: str = "runs/vit_b16", dtype: str = "bfloat16", remat: str = "dots"):
     encoder = Encoder(depth=12, heads=12, remat=remat, dtype=dtype)
-    return Pretrain(
+    image = ViT(width=WIDTH, patch=16, embed=WIDTH, encoder=encoder, pool="class", projection="none")
+    text = TextTransformer(
+        vocab=VOCAB, length=LENGTH, width=WIDTH, embed=WIDTH, encoder=encoder, projection="affine"
+    )
+    return Contrast(
+        init_from=init_from,
         towers={
-            "image": ViT(
-                width=WIDTH, patch=16, embed=WIDTH, encoder=encoder, pool="class", projection="none"
-            ),
-            "text": TextTransformer(
-                vocab=VOCAB, length=LENGTH, width=WIDTH, embed=WIDTH, encoder=encoder, projection="affine"
+            "image": Backbone(module=image),
+            "text": Backbone(
+                module=text,
+                adapt=Adapt(fresh="."),
+                tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
             ),
         },
         objective=InfoNCE(initial_scale=10.0),
@@ -45,7 +51,6 @@ def get_config(dtype: str = "bfloat16", remat: str = "dots"):
             geometry=(Resize(size=SIZE, filter="bilinear"), Flip(prob=0.5)),
         ),
         preprocess=Preprocess(size=SIZE, mode="squash", filter="bilinear"),
-        tokenizer=SentencePiece(vocab=VOCAB, length=LENGTH),
         steps=STEPS,
         optim=Optim(
             rule=Adafactor(b1=0.9, b2_most=0.999),

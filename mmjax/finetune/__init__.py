@@ -1,4 +1,5 @@
-"""Finetuning what was pretrained: classification with towers of a checkpoint, and contrastive finetuning.
+"""Finetuning what was pretrained: classification with one tower of a checkpoint or with several, and
+contrastive finetuning, with a teacher or without.
 
 **The checkpoint contract.** A finetune reads nothing but a workdir, and of it:
 
@@ -18,6 +19,7 @@ from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
 from mmjax.finetune.contrast import Contrast
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.tasks import Task
 
-__all__ = ["Backbone", "Classifier", "Classify", "Contrast", "Task"]
+__all__ = ["Backbone", "Classifier", "Classify", "Contrast", "Matching", "Task"]

@@ -10,7 +10,6 @@ from flax import linen as nn
 from mmjax import optim, own_data, sharding, training, vocabulary, workdir
 from mmjax.checkpoint import Checkpointing, restore_params, saved_shapes
 from mmjax.contrastive import running
-from mmjax.contrastive.step import make_step
 from mmjax.data import tokenizers
 from mmjax.data.geometry import Preprocess
 from mmjax.data.pipeline import Data
@@ -20,6 +19,7 @@ from mmjax.evaluation import check_needs
 from mmjax.finetune import inherited
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast_setup import Setup, read_fixed, set_up, tuned_of
+from mmjax.finetune.pruned import check_steps
 from mmjax.model import Model
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
@@ -54,6 +54,7 @@ class Contrast:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         optim.learning_rate(self.optim, self.steps)
         if self.init_from is None and self.teacher is None:
             raise ValueError("init_from and teacher are both None; give a run, or pretrain with Pretrain")
@@ -132,7 +133,7 @@ def run(cfg: Contrast, directory: pathlib.Path):
             shapes=setup.state,
             fixed=setup.read_fixed,
             first=setup.first_state,
-            step=make_step(cfg, whole=setup.whole, locked=setup.locked, beside=setup.beside),
+            step=setup.step(),
             batch=batch,
             batches=lambda start: running.batches(cfg, model.tokenizer, start),
             flops=lambda: model_flops(setup, batch),

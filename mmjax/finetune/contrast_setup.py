@@ -7,16 +7,16 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from mmjax import optim, sharding
+from mmjax import sharding
 from mmjax.contrastive import running
-from mmjax.contrastive.step import First, first, init_tower, state_of
+from mmjax.contrastive.step import First, first, init_tower, make_step, state_of
 from mmjax.finetune import inherited
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
+from mmjax.finetune.pruned import keeping_zeros
 from mmjax.finetune.teacher import Teacher
 from mmjax.finetune.tuned import Tuned
 from mmjax.finetune.weights import NEW, Weights, weights_of
-from mmjax.optim.paths import map_paths
 
 _OBJECTIVE = "objective"
 
@@ -47,6 +47,11 @@ class Setup:
             return None
         return lambda batch, keys, _, params: self.teacher(self.cfg, params, batch, keys)
 
+    def step(self) -> Callable:
+        """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
+        step = make_step(self.cfg, whole=self.whole, locked=self.locked, beside=self.beside)
+        return keeping_zeros(step, self.tuned.tunes)
+
     def read_fixed(self) -> tuple[Any, ...]:
         """What `whole` and `beside` are given beside what is trained: the teacher's parameters come last."""
         fixed = self.weights.read(self.fixed)
@@ -69,7 +74,7 @@ def set_up(given) -> Setup:
         ValueError: these, the data and the config do not fit; says what does not.
     """
     runs = inherited.find(given)
-    cfg, vocabulary = inherited.resolved(given, runs), inherited.vocabulary(given, runs)
+    cfg = inherited.resolved(given, runs)
     running.check(cfg)
     mesh = sharding.make_mesh(cfg.mesh)
     teacher = None if runs.teacher is None else Teacher.of(runs.teacher, cfg.modules)
@@ -77,7 +82,8 @@ def set_up(given) -> Setup:
     weights, tuned = _weights(cfg, runs.base, begun.params, mesh, _said(cfg, teacher)), tuned_of(cfg)
     start, fixed = _start(tuned, begun.params), tuned.fixed(_towers(begun.params))
     state = jax.eval_shape(lambda *parts: _state(cfg, tuned, *parts), begun, start, fixed)
-    locked = _locked(cfg, tuned, state["params"])
+    learning = tuned.learning(cfg.optim, state["params"])
+    locked = tuple(name for name in cfg.towers if name not in learning)
     running.check_training(cfg, mesh, {k: x for k, x in begun.params.items() if k not in locked})
     return Setup(
         cfg=cfg,
@@ -85,7 +91,7 @@ def set_up(given) -> Setup:
         tuned=tuned,
         weights=weights,
         teacher=teacher,
-        vocabulary=vocabulary,
+        vocabulary=inherited.vocabulary(given, cfg, runs),
         params=begun.params,
         fixed=fixed,
         state=state,
@@ -94,7 +100,7 @@ def set_up(given) -> Setup:
 
 
 def tuned_of(cfg) -> Tuned:
-    return Tuned(tunes={name: tower.tune for name, tower in cfg.towers.items()})
+    return Tuned(tunes={name: tower.tune for name, tower in cfg.towers.items()}, others=(_OBJECTIVE,))
 
 
 def read_fixed(cfg, mesh: Mesh):
@@ -105,7 +111,7 @@ def read_fixed(cfg, mesh: Mesh):
     """
     shapes = jax.eval_shape(lambda: {name: init_tower(cfg, name) for name in cfg.towers})
     fixed = tuned_of(cfg).fixed(shapes)
-    return _weights(cfg, inherited.find(cfg).base, shapes, mesh).read(fixed) if fixed else {}
+    return _weights(cfg, inherited.find_base(cfg), shapes, mesh).read(fixed) if fixed else {}
 
 
 def _weights(cfg, base: Base | None, shapes: Mapping[str, Any], mesh: Mesh, said=None) -> Weights:
@@ -145,9 +151,3 @@ def _state(cfg, tuned: Tuned, begun: First, start, fixed):
     key = jax.random.fold_in(jax.random.key(cfg.seed), 1)
     trained = tuned.begin(key, _towers(start), fixed)
     return state_of(cfg, begun._replace(params={**trained, _OBJECTIVE: start[_OBJECTIVE]}))
-
-
-def _locked(cfg, tuned: Tuned, trained) -> tuple[str, ...]:
-    frozen = optim.frozen(cfg.optim, trained)
-    learning = jax.tree.leaves(map_paths(lambda path, yes: None if yes else tuned.tower_of(path), frozen))
-    return tuple(name for name in cfg.towers if name not in learning)

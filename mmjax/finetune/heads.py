@@ -19,10 +19,12 @@ class Linear(nn.Module):
 
     classes: int = 0
     dropout: float = 0.0
+    normalise: bool = False  # embeddings to norm 1, before dropout
 
     @nn.compact
     def __call__(self, encoded: Encoded, lengths_B=None, *, train: bool = False):
         x_BE = encoded.embedding_BE.astype(jnp.float32)
+        x_BE = unit(x_BE) if self.normalise else x_BE
         x_BE = nn.Dropout(self.dropout, deterministic=not train)(x_BE)
         return _logits(self.classes, x_BE)
 

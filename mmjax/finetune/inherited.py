@@ -27,9 +27,16 @@ class Runs(NamedTuple):
 
 def find(cfg) -> Runs:
     """The runs of a `Contrast`; raises ValueError where one is not there."""
-    packages = config.packages(cfg)
-    paths = (cfg.init_from, cfg.teacher)
-    return Runs(*(None if path is None else bases.find(path, packages) for path in paths))
+    return Runs(base=_find(cfg, cfg.init_from), teacher=_find(cfg, cfg.teacher))
+
+
+def find_base(cfg) -> Base | None:
+    """The checkpoint alone."""
+    return _find(cfg, cfg.init_from)
+
+
+def _find(cfg, path: str | None) -> Base | None:
+    return None if path is None else bases.find(path, config.packages(cfg))
 
 
 def is_new(cfg, name: str) -> bool:
@@ -63,22 +70,22 @@ def resolved(cfg, runs: Runs):
     )
 
 
-def vocabulary(cfg, runs: Runs) -> Base | None:
-    """The run whose tokenizer is copied; None where one is made.
+def vocabulary(given, cfg, runs: Runs) -> Base | None:
+    """The run whose tokenizer is copied; None where one is made, or there are no texts.
 
     Args:
-        cfg: as it was given; what it does not say, it takes over.
+        given: a `Contrast` as it was given; where it says nothing of a tokenizer, it takes one over.
+        cfg: the same, resolved.
 
     Raises:
         ValueError: the teacher reads other rows of ids.
     """
-    own = resolved(cfg, runs).tokenizer
-    if own is None:
+    if cfg.tokenizer is None:
         return None
-    takes = not is_new(cfg, "text") or cfg.towers["text"].tokenizer is None
+    takes = not is_new(given, "text") or given.towers["text"].tokenizer is None
     found = runs.first if takes else None
     if runs.teacher is not None:
-        check_rows(runs.teacher, own, None if found is None else found.tokenizer().model)
+        check_rows(runs.teacher, cfg.tokenizer, None if found is None else found.tokenizer().model)
         return runs.teacher
     return found
 

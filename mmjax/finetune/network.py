@@ -4,8 +4,7 @@ Letters: B batch, H W C image, S positions, C classes, E embedding.
 """
 
 import dataclasses
-import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +13,9 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
-from mmjax.finetune.pruned import Pruned
-from mmjax.finetune.trees import pick, together
+from mmjax.finetune.matching import Paired
 from mmjax.finetune.tune import Tune
-from mmjax.optim.paths import map_paths
+from mmjax.finetune.tuned import Tuned
 from mmjax.towers import Encoded, batch_norm, text
 
 HEAD, FUSION = "head", "fusion"
@@ -26,6 +24,7 @@ HEAD, FUSION = "head", "fusion"
 class Found(NamedTuple):
     logits: dict[str, jax.Array]  # [B, C] by task
     statistics: dict[str, Any]  # running ones of towers in training, by modality and path
+    pairs: dict[str, Paired]  # that the logits of a matching task are of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,56 +64,30 @@ class Network:
             return batch
         return colour.normalise(batch, self.preprocess.mean, self.preprocess.std)
 
-    def tower_of(self, path: str) -> str | None:
-        """Which tower a trained parameter changes; None for those of the fusion and the heads.
-
-        Its path begins with the modality, or with what kind of change it is and then the modality.
-        """
-        kind, _, rest = path.partition("/")
-        if kind in (HEAD, FUSION):
-            return None
-        return kind if kind in self.towers else rest.partition("/")[0]
-
-    def start(self, params):
-        """The part of the towers' parameters that training begins with."""
-        return self._joined(self.tunes[name].start({name: x}) for name, x in params.items())
-
-    def fixed(self, params):
-        """The part that it leaves as it is."""
-        return self._joined(self.tunes[name].fixed({name: x}) for name, x in params.items())
-
-    def begin(self, key, start, fixed):
-        """What of the towers, or beside them, is trained."""
-        return self._joined(
-            tune.begin(jax.random.fold_in(key, i), _part(start, name), _part(fixed, name))
-            for i, (name, tune) in enumerate(self.tunes.items())
-        )
+    @property
+    def tuned(self) -> Tuned:
+        """What of the towers is trained."""
+        return Tuned(tunes=self.tunes, others=(HEAD, FUSION))
 
     def params(self, trained, fixed):
         """All parameters: {modality: ..., "fusion": ..., "head": {task: ...}}."""
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
-        for modality, tune in self.tunes.items():
-            of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
-            own |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
-        return own
+        return {**own, **self.tuned.merged(trained, fixed)}
 
-    def after_step(self, before, state):
-        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
-        for name, tune in self.tunes.items():
-            if isinstance(tune, Pruned):
-                one = {name: state["params"][name]}
-                params = tune.after_step(state["step"], {name: before[name]}, one)
-                state = state | {"params": state["params"] | params}
-                if "ema" in state:
-                    average = tune.zeroed({name: state["ema"][name]}, params)
-                    state = state | {"ema": state["ema"] | average}
-        return state
-
-    def __call__(self, params, inputs, *, key=None, learning: Collection[str] = ()) -> Found:
+    def __call__(
+        self,
+        params,
+        inputs,
+        *,
+        key=None,
+        learning: Collection[str] = (),
+        pair: Mapping[str, Callable[[jax.Array, dict[str, Encoded]], Paired]] = {},
+    ) -> Found:
         """
         Args:
             key: of what is random in training; None evaluates.
             learning: towers that are trained: others behave in training as in evaluation.
+            pair: by task, how examples are paired anew in training, given a key and what the towers say.
         """
         encoded, statistics = {}, {}
         for i, (name, x) in enumerate(inputs.items()):
@@ -124,19 +97,26 @@ class Network:
                 encoded[name], statistics[name] = batch_norm.apply_in_training(
                     self.towers[name], params[name], x, jax.random.fold_in(key, i)
                 )
-        used = [(FUSION, self.fusion), *self.heads.items()]
-        keys = [None if key is None else jax.random.fold_in(key, len(inputs) + i) for i in range(len(used))]
+        lengths, count = self._lengths(inputs), len(inputs) + 1 + len(self.heads)
+        own = [name for name in self.heads if name not in pair]
+        logits, pairs = self._judged(own, params, encoded, lengths, key) if own else {}, {}
+        for i, (name, of_batch) in enumerate(pair.items()):
+            pairs[name] = of_batch(jax.random.fold_in(key, count + i), encoded)
+            anew = pairs[name].rows(encoded), pairs[name].rows(lengths)
+            logits |= self._judged([name], params, *anew, key)
+        return Found(logits, {name: found for name, found in statistics.items() if found}, pairs)
 
-        def apply(module, params, key, *args):
-            rngs = {} if key is None else {"dropout": key}
+    def _judged(self, tasks: Collection[str], params, encoded, lengths, key) -> dict[str, jax.Array]:
+        """Logits of some tasks by what the towers say; `key` as in `__call__`."""
+        # Of each module, whichever tasks are asked for.
+        number = {name: len(encoded) + i for i, name in enumerate((FUSION, *self.heads))}
+
+        def apply(name, module, params, *args):
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number[name])}
             return module.apply({"params": params}, *args, train=key is not None, rngs=rngs)
 
-        fused = apply(self.fusion, params.get(FUSION, {}), keys[0], encoded, self._lengths(inputs))
-        logits = {
-            name: apply(head, params[HEAD][name], head_key, *fused)
-            for (name, head), head_key in zip(self.heads.items(), keys[1:], strict=True)
-        }
-        return Found(logits, {name: found for name, found in statistics.items() if found})
+        fused = apply(FUSION, self.fusion, params.get(FUSION, {}), encoded, lengths)
+        return {name: apply(name, self.heads[name], params[HEAD][name], *fused) for name in tasks}
 
     def encode(self, modality: str, params, inputs) -> Encoded:
         """What one tower says in evaluation."""
@@ -162,11 +142,3 @@ class Network:
         """[B] by modality: tokens of each text; None for all else, and where padding is a token."""
         pads = {name: getattr(self.towers[name], "pad", None) if name == "text" else None for name in inputs}
         return {name: text.lengths(x, pads[name]) for name, x in inputs.items()}
-
-    @staticmethod
-    def _joined(parts):
-        return functools.reduce(together, parts, {})
-
-
-def _part(tree, name: str):
-    return {name: tree[name]} if name in tree else {}

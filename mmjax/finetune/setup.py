@@ -159,7 +159,7 @@ def shapes_of(cfg, network: Network) -> Shapes:
         ValueError: a pattern of the optimizer or of what is tuned names nothing.
     """
     towers = jax.eval_shape(lambda: _init_towers(cfg, network))
-    start, fixed = network.start(towers), network.fixed(towers)
+    start, fixed = network.tuned.start(towers), network.tuned.fixed(towers)
     state = jax.eval_shape(lambda *parts: init_state(cfg, network, *parts), start, fixed)
     return Shapes(towers, start, fixed, state)
 

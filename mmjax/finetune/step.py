@@ -3,6 +3,7 @@
 Letters: B batch, C classes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
+from mmjax.finetune.pruned import keeping_zeros
 from mmjax.optim.paths import map_paths
 
 
@@ -26,7 +29,7 @@ def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
         kept: of "head" by task, and of "fusion", in place of what begins anew.
     """
     head_key, tune_key, run_key = jax.random.split(jax.random.key(cfg.seed), 3)
-    trained = network.begin(tune_key, start, fixed)
+    trained = network.tuned.begin(tune_key, start, fixed)
     rest = network.init_heads(head_key, network.params(trained, fixed))
     for task, kernel_EC in (kernels or {}).items():
         rest[HEAD][task]["logits"]["kernel"] = kernel_EC
@@ -38,8 +41,7 @@ def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
 
 def learning(cfg, network: Network, trained) -> set[str]:
     """The towers that are trained, or beside which something is."""
-    frozen = optim.frozen(cfg.optim, trained)
-    return set(jax.tree.leaves(map_paths(lambda path, yes: None if yes else network.tower_of(path), frozen)))
+    return network.tuned.learning(cfg.optim, trained)
 
 
 def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable:
@@ -60,9 +62,9 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return network.after_step(state["params"], new), found | {"loss": loss_} | of_update
+        return new, found | {"loss": loss_} | of_update
 
-    return step
+    return keeping_zeros(step, network.tunes)
 
 
 def value(cfg, network: Network, weights, trained, fixed, batch, key):
@@ -80,13 +82,18 @@ def value(cfg, network: Network, weights, trained, fixed, batch, key):
         inputs,
         key=network_key,
         learning=learning(cfg, network, trained),
+        pair={
+            name: functools.partial(task.paired, id_B=batch["id"])
+            for name, task in cfg.tasks.items()
+            if isinstance(task, Matching)
+        },
     )
     loss_, metrics = 0.0, {}
     for name, task in cfg.tasks.items():
-        own = task.loss(found.logits[name], mixed[name], weights[name])
+        own = task.loss(found.logits[name], (mixed | found.pairs)[name], weights[name])
         loss_ += task.weight * own
         metrics[f"{name}/loss"] = own
-        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], targets[name])
+        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], (targets | found.pairs)[name])
     return loss_, (metrics, found.statistics)
 
 
@@ -97,6 +104,6 @@ def _still(cfg, network: Network, state):
         return None
 
     def stays(path, _):
-        return state["step"] < steps.get(network.tower_of(path), 0)
+        return state["step"] < steps.get(network.tuned.tower_of(path), 0)
 
     return map_paths(stays, state["params"])

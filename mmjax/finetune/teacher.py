@@ -46,7 +46,9 @@ class Teacher:
 
     def __call__(self, cfg, params, batch, keys):
         """Unit-norm float32 [B, T], `teacher/<modality>`, of a batch augmented as the student sees it."""
-        inputs = modalities.augmented(cfg, batch, keys["colour"])
+        return self._embed(params, modalities.augmented(cfg, batch, keys["colour"]))
+
+    def _embed(self, params, inputs):
         found = {}
         for name in self.names:
             x = self._picture(inputs[name]) if name == "image" else inputs[name]
@@ -61,9 +63,8 @@ class Teacher:
 
     def said(self, cfg) -> dict[str, jax.ShapeDtypeStruct]:
         """What it adds to a batch of a config."""
-        batch = modalities.batch_shapes(cfg, cfg.data.batch_size)
-        keys = {"colour": jax.random.key(0)}
-        return jax.eval_shape(lambda p, b: self(cfg, p, b, keys), self.shapes(), batch)
+        _, inputs = jax.eval_shape(lambda: modalities.examples(cfg, cfg.data.batch_size))
+        return jax.eval_shape(self._embed, self.shapes(), inputs)
 
     def read(self, mesh: Mesh):
         """Its parameters, and no others of the checkpoint."""

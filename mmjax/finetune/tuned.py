@@ -7,6 +7,7 @@ import jax
 
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
+from mmjax.optim import Optim, frozen
 from mmjax.optim.paths import map_paths
 
 
@@ -15,6 +16,7 @@ class Tuned:
     """A tuning of the parameters of all towers, {modality: ...}, made of one for each (`tune`)."""
 
     tunes: dict[str, Tune]
+    others: tuple[str, ...]  # parts beside the towers that are trained, too, such as "head"
 
     def start(self, params):
         """The part of the parameters that training begins with."""
@@ -45,8 +47,14 @@ class Tuned:
         Its path begins with the modality, or with what kind of change it is and then the modality.
         """
         kind, _, rest = path.partition("/")
-        name = kind if kind in self.tunes else rest.partition("/")[0]
-        return name if name in self.tunes else None
+        if kind in self.others:
+            return None
+        return kind if kind in self.tunes else rest.partition("/")[0]
+
+    def learning(self, optim: Optim, trained) -> set[str]:
+        """The towers that are trained, or beside which something is."""
+        found = frozen(optim, trained)
+        return set(jax.tree.leaves(map_paths(lambda path, yes: None if yes else self.tower_of(path), found)))
 
 
 def _joined(parts):

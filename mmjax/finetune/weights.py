@@ -25,7 +25,6 @@ class Weights:
     base: Base | None  # None: all begins anew
     adapts: Mapping[str, Adapt]  # what may differ, by modality
     plans: Mapping[str, list[Step]]
-    unused: tuple[str, ...]  # of the checkpoint, what no tower here is for
     init: Callable[[str], Any]  # parameters of a modality anew
     mesh: Mesh
 
@@ -36,8 +35,6 @@ class Weights:
             return
         for plan in self.plans.values():
             adapt.report(self.base, plan)
-        for name in self.unused:
-            log.info("  %-8s %s", "left out", name)
 
     def read(self, shapes) -> dict[str, Any]:
         """The parameters that `shapes` has, on the mesh, of the checkpoint as far as they are from there."""
@@ -46,7 +43,7 @@ class Weights:
             part = {name: x}
             wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
             init = jax.jit(lambda name=name: {name: self.init(name)})
-            with metrics.phase(f"reading {name}"):
+            with metrics.phase(f"{'making' if self.base is None else 'reading'} {name}"):
                 found |= adapt.load(self.base, self.adapts[name], self.plans[name], wanted, init)
         return found
 
@@ -71,5 +68,6 @@ def weights_of(
                 f"{', '.join(there)}; give a run that trained it"
             )
         plans[name] = adapt.plan(change, held, {name: x}) if jax.tree.leaves(x) else []
-    unused = tuple(name for name in there if name not in shapes)
-    return Weights(base=base, adapts=adapts, plans=plans, unused=unused, init=init, mesh=mesh)
+    for name in (name for name in there if name not in shapes):
+        plans[name] = adapt.plan(Adapt(drop="."), {name: there[name]}, {})
+    return Weights(base=base, adapts=adapts, plans=plans, init=init, mesh=mesh)

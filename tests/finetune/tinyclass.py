@@ -64,7 +64,7 @@ def begun(cfg):
         name: network.towers[name].init(jax.random.key(0), x)["params"]
         for name, x in network.examples(1).items()
     }
-    start, fixed = network.start(towers), network.fixed(towers)
+    start, fixed = network.tuned.start(towers), network.tuned.fixed(towers)
     return network, jax.jit(lambda *parts: init_state(cfg, network, *parts))(start, fixed), fixed
 
 

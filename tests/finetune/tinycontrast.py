@@ -8,7 +8,7 @@ import numpy as np
 
 from mmjax import config, sharding
 from mmjax.checkpoint import Checkpointing, Checkpoints
-from mmjax.contrastive.step import init_state, make_step
+from mmjax.contrastive.step import init_state
 from mmjax.data import tokenizers
 from mmjax.data.geometry import Preprocess, Resize
 from mmjax.data.pipeline import Data
@@ -37,7 +37,9 @@ def text(**fields):
 
 
 def data(size=SIZE):
-    return Data(train=Scenes(split="train", px=SIZE, size=64), batch_size=ROWS, geometry=(Resize(size=size),))
+    return Data(
+        train=Scenes(split="train", px=2 * SIZE, size=64), batch_size=ROWS, geometry=(Resize(size=size),)
+    )
 
 
 def pretraining(**fields):
@@ -95,8 +97,7 @@ def begun(cfg):
     with jax.set_mesh(setup.mesh):
         fixed = setup.read_fixed()
         state = setup.first_state(layout, *fixed)
-        plain = make_step(setup.cfg, whole=setup.whole, locked=setup.locked, beside=setup.beside)
-        jitted = jax.jit(plain, out_shardings=(layout, sharding.replicated(setup.mesh)))
+        jitted = jax.jit(setup.step(), out_shardings=(layout, sharding.replicated(setup.mesh)))
 
     def step(state, rows):
         with jax.set_mesh(setup.mesh):
