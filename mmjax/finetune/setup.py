@@ -12,7 +12,7 @@ from mmjax.data import pipeline, preparing
 from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
 from mmjax.finetune.context import Prompts
-from mmjax.finetune.network import HEAD, Network
+from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.step import init_state
 
 
@@ -63,15 +63,14 @@ class Setup:
             if isinstance(task.head, heads.Prompted) and not task.keep_head
         }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.shapes.start), fixed, kernels, self._kept_heads())
+        return make(self.read(self.shapes.start), fixed, kernels, self._kept())
 
-    def _kept_heads(self):
-        all_heads = self.shapes.state["params"][HEAD]
-        wanted = {name: all_heads[name] for name, task in self.cfg.tasks.items() if task.keep_head}
-        if not wanted:
+    def _kept(self):
+        """Heads that training goes on with, and the fusion that they were trained on."""
+        part = _kept(self.cfg, self.shapes.state["params"])
+        if not part:
             return {}
-        part = {HEAD: wanted}
-        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))[HEAD]
+        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))
 
     def _init_towers(self):
         layout = sharding.shardings(self.mesh, self.shapes.towers)
@@ -94,7 +93,7 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
     there = base.shapes()
-    _check_kept_heads(cfg, base, there, shapes.state["params"])
+    _check_kept(cfg, base, there, shapes.state["params"])
     plans = {
         modality: adapt.plan(
             tower.adapt,
@@ -132,14 +131,28 @@ def resolved(cfg, base: Base):
     )
 
 
-def _check_kept_heads(cfg, base: Base, there, here):
-    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes."""
+def _kept(cfg, params):
+    """The part of all parameters that comes from the checkpoint beside those of towers."""
+    wanted = {name: params[HEAD][name] for name, task in cfg.tasks.items() if task.keep_head}
+    if not wanted:
+        return {}
+    return {HEAD: wanted} | ({FUSION: params[FUSION]} if FUSION in params else {})
+
+
+def _check_kept(cfg, base: Base, there, here):
+    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes, or on
+    another fusion."""
     for name in (name for name, task in cfg.tasks.items() if task.keep_head):
         old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
-        if old != new or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names:
+        fusions = [jax.tree.map(jnp.shape, tree.get(FUSION, {})) for tree in (there, here)]
+        if (
+            old != new
+            or fusions[0] != fusions[1]
+            or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names
+        ):
             raise ValueError(
-                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes; begin with a "
-                "finetune of this task, or leave it out"
+                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes and fusion; "
+                "begin with a finetune of this task, or leave it out"
             )
 
 
