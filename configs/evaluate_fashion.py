@@ -8,6 +8,7 @@ from mmjax.evals.embedding_health import EmbeddingHealth
 from mmjax.evals.few_shot import FewShot
 from mmjax.evals.linear_probe import LinearProbe
 from mmjax.evals.nearest import KNearest
+from mmjax.evals.relevance import Relevance
 from mmjax.evals.robustness import Robustness
 from mmjax.evals.zero_shot import ZeroShot
 from mmjax.evaluation import Evaluate
@@ -26,6 +27,7 @@ def get_config():
             "few_shot": FewShot(name=NAME, train=train, source=test),
             "nearest": KNearest(name=NAME, train=train, source=test),
             "robust": Robustness(evaluator=zero_shot, metrics=("zs_acc1",)),
+            "maps": Relevance(name=NAME, source=test),
             "health": EmbeddingHealth(name=NAME, source=test),
         }
     )

@@ -43,7 +43,10 @@ def get_config(
     size: int = 48,
     steps: int = 300,
 ):
-    splits = (Folder(path="photos", split=split, val_share=0.2, side=2 * size) for split in ("train", "val"))
+    splits = (
+        Folder(path="photos", split=split, val_share=0.2, side=2 * size, strict=True)
+        for split in ("train", "val")
+    )
     train, val = splits
     return Classify(
         init_from=init_from,

@@ -23,6 +23,7 @@ _AREA = (0.6, 1.0)  # of a picture that training shows: captions speak of what i
 _LENGTH = 32  # tokens: a sentence or two
 # Of the pictures of classes: a few per cent would leave some classes without a picture to validate on.
 _VAL_SHARE = 0.2
+_SIDE = 256  # pixels that pictures are read at, where a config says no size
 _LIMIT = 1_000  # examples of the training data, and of other data, that are evaluated on
 
 
@@ -101,7 +102,7 @@ def with_classes(cfg, data: str):
         )
     ((task, asked),) = cfg.tasks.items()
     size, _ = pipeline.size(cfg.data)
-    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE)
+    train, val = _sources(data, side=2 * size, val_share=_VAL_SHARE, strict=True)
     flips = (op for op in cfg.data.geometry if isinstance(op, Flip))
     every = max((e.every_steps for e in cfg.evals.values()), default=0)
     splits = {"val": (val, every), "train": (train, 0)}
@@ -125,6 +126,23 @@ def with_classes(cfg, data: str):
             if len(source)
         },
     )
+
+
+def with_probe(cfg, data: str):
+    """A linear probe on the pictures of `data`, a folder a class or `tfds:` with a label.
+
+    Args:
+        cfg: `Probe`.
+
+    Returns:
+        The config with both splits and an evaluator for the validation split, on which nothing is fitted.
+
+    Raises:
+        ValueError: there is no such data, or it has no classes.
+    """
+    train, val = _sources(data, side=_SIDE, val_share=_VAL_SHARE, strict=True)
+    judged = Classified(name=f"{_name(data)}_val", source=val, classes=train, labels=cfg.labels)
+    return dataclasses.replace(cfg, train=train, val=val, refit=False, evals={"val": judged})
 
 
 def changes_of_classes(before, after) -> str:

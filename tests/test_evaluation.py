@@ -11,7 +11,9 @@ import pytest
 from mmjax import evaluation, metrics
 from mmjax.data.sources.scenes import Scenes
 from mmjax.evals import Report
-from mmjax.evaluation import Evaluation
+from mmjax.evals.linear_probe import LinearProbe
+from mmjax.evals.robustness import Robustness
+from mmjax.evaluation import Evaluation, check_needs, licences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,3 +114,23 @@ def test_a_finished_run_has_its_report_and_a_table_of_results(tmp_path, writer, 
     assert "scenes_x" in caplog.text and "5.0000" in caplog.text and str(tmp_path) in caplog.text
     page = (tmp_path / "report.html").read_text()
     assert "scenes_x" in page and "1.2.3" in page and "drawings by nobody" in page
+
+
+def test_a_function_that_no_model_has_is_named_with_those_that_it_has():
+    evals = {"fine": Count(name="a"), "count": Count(name="b")}
+    check_needs(evals, EMBED)
+    with pytest.raises(
+        ValueError, match=r"evals.fine \(Count\) needs 'text', of a model that has image, probs;"
+    ):
+        check_needs(evals, {"probs": None, "image": None})
+
+
+@dataclasses.dataclass(frozen=True)
+class Licensed:
+    licence: str
+
+
+def test_licences_are_those_of_all_data_that_is_named_each_once():
+    probe = LinearProbe(name="x", source=Licensed("c"), train=Licensed("a"), val=Licensed("b"))
+    found = licences(Licensed("a"), Robustness(evaluator=probe, metrics=("lp_acc1",)), Licensed(""))
+    assert found == ["a", "c", "b"]

@@ -82,7 +82,6 @@ def make_step(
     whole: Callable = lambda trained: trained,
     locked: Collection[str] = (),
     beside: Callable | None = None,
-    after: Callable = lambda before, state: state,
 ) -> Callable:
     """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch.
 
@@ -90,7 +89,6 @@ def make_step(
         whole: `(trained, *fixed)` -> all parameters.
         locked: modalities whose tower behaves as in evaluation.
         beside: `(batch, keys, *fixed)` -> further arrays of a batch, of which nothing is learned.
-        after: `(parameters before the step, state after it)` -> the state that is kept.
     """
 
     def step(state, batch, *fixed):
@@ -108,7 +106,6 @@ def make_step(
             locked=locked,
         )
         new, of_update = training.update(cfg, state, grads, statistics)
-        new = after(state["params"], new)
         if "memory" in state:
             new["memory"] = memory
         found |= {"loss": value} | of_update

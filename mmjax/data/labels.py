@@ -100,7 +100,45 @@ class Several:
         return read
 
 
-Labels = OneClass | Several
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Every example is of one class: a field of it is one of a fixed set (visual question answering as
+    classification, Agrawal et al. 2015, arXiv:1505.00468, section 5)."""
+
+    names: tuple[str, ...]  # all answers that may be given
+    field: str = "answer"  # of an example
+    several: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if len(set(self.names)) != len(self.names) or len(self.names) < 2:
+            raise ValueError(
+                f"labels.names={self.names} is no answer set; give two or more different answers"
+            )
+
+    def resolved(self, source: Source) -> "Answers":
+        return self
+
+    def reader(self, source: Source) -> Callable[[dict[str, Any]], np.ndarray]:
+        """An example of any source as uint8 [C]; raises ValueError for an answer that is not in the set."""
+        place = {name: index for index, name in enumerate(self.names)}
+
+        def read(example):
+            if self.field not in example:
+                raise ValueError(
+                    f"the example with id {example['id']} has {sorted(example)}, no {self.field!r}; use a "
+                    "source that gives one, or other labels"
+                )
+            if (answer := example[self.field]) not in place:
+                raise ValueError(
+                    f"the example with id {example['id']} has {self.field}={answer!r}, which is none of the "
+                    f"{len(place)} answers; mend it, or add the answer to labels.names"
+                )
+            return _row(len(place), [place[answer]])
+
+        return read
+
+
+Labels = OneClass | Several | Answers
 
 
 def counted(labels: Labels, source: Source) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,16 @@ def check_first(data):
         fields.rows(data.fields, data.may_lack, example, f"example {number} of the training data")
     except BadExample as error:
         raise ValueError(f"{error}; change data.fields or the source") from error
+
+
+def check_has(data, names: Collection[str]):
+    """Raises ValueError where the first example that can be read has not all of these."""
+    example, _ = replacing.read(lambda i: data.train[i], 0, size=len(data.train), seed=data.seed, index=0)
+    if lacking := [name for name in names if not fields.has(example, name)]:
+        raise ValueError(
+            f"there are towers for {', '.join(names)}, but examples of the training data have no "
+            f"{' and no '.join(lacking)}; leave these towers out, or give other data"
+        )
 
 
 def first_picture(data) -> np.ndarray:

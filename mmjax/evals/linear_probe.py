@@ -9,6 +9,7 @@ Letters: N examples, E embedding, C classes.
 import dataclasses
 import functools
 import logging
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from mmjax.evals.classes import Classes, Labelled, check_enough, labelled
 from mmjax.evals.examples import check_fields
 
 log = logging.getLogger("mmjax")
+
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 
 
 class _Data(NamedTuple):
@@ -40,7 +43,7 @@ class LinearProbe:
     source: Source  # to be classified; the id of an example is its class
     train: Source
     val: Source
-    l2: tuple[float, ...] = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+    l2: tuple[float, ...] = STRENGTHS
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples of `source`, evenly spread; None takes all
     train_limit: int | None = None  # of `train`
@@ -49,8 +52,7 @@ class LinearProbe:
 
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
-        if not self.l2 or min(self.l2) <= 0:
-            raise ValueError(f"l2={self.l2} must be positive numbers, at least one")
+        check_l2(self.l2)
 
     def prepare(self) -> None:
         """Raises ValueError where a class has no example to learn from, or an example no class."""
@@ -63,34 +65,17 @@ class LinearProbe:
     def __call__(self, embed: Embed) -> Report:
         data = self._data
         train_NE, val_NE, test_NE = (embed["image"](part.pictures) for part in data[1:])
-        chosen, sweep = self._choose(train_NE, val_NE)
-        both_N = np.concatenate([data.train.label_N, data.val.label_N])
-        both_NE, count = np.concatenate([train_NE, val_NE]), len(data.classes.names)
-        (last,) = logistic.fit(both_NE, both_N, classes=count, l2=[chosen])
+        train = Learned(train_NE, data.train.label_N)
+        val = Learned(val_NE, data.val.label_N)
+        count = len(data.classes.names)
+        chosen, sweep = choose(self.name, train, val, classes=count, l2=self.l2)
+        last = fitted((train, val), classes=count, l2=chosen)
         share_NC, label_N = logistic.probabilities(last(test_NE)), data.test.label_N
         metrics = classification.metrics("lp", share_NC, label_N, detail=self.detail)
         error, diagram = classification.calibration("lp", share_NC, label_N)
         metrics |= error | {"lp_l2": chosen, "lp_val_acc1": float(np.max(sweep.y["validation"]))}
         shown = classification.pictures(share_NC, data.test, data.classes.names)
         return Report(metrics, (*shown, diagram, sweep))
-
-    def _choose(self, train_NE: np.ndarray, val_NE: np.ndarray) -> tuple[float, Curve]:
-        """The strongest regulariser of those that do best on `val`, and how all do."""
-        data, l2 = self._data, sorted(self.l2, reverse=True)
-        count = len(data.classes.names)
-        fitted = logistic.fit(train_NE, data.train.label_N, classes=count, l2=l2)
-        accuracy = [float(np.mean(linear(val_NE).argmax(axis=1) == data.val.label_N)) for linear in fitted]
-        best = int(np.argmax(accuracy))
-        if len(l2) > 1 and best in (0, len(l2) - 1):
-            log.warning("%s: the best l2, %g, is the last of the sweep; try a wider one", self.name, l2[best])
-        sweep = Curve(
-            "Validation accuracy by strength of the regulariser",
-            f"{l2[best]:g} was taken.",
-            "l2",
-            np.array(l2[::-1]),
-            {"validation": np.array(accuracy[::-1])},
-        )
-        return l2[best], sweep
 
     @functools.cached_property
     def _data(self) -> _Data:
@@ -101,3 +86,43 @@ class LinearProbe:
             labelled(self.name, self.val, classes),
             labelled(self.name, self.source, classes, limit=self.limit),
         )
+
+
+class Learned(NamedTuple):
+    """What is fitted on."""
+
+    z_NE: np.ndarray  # embeddings
+    label_N: np.ndarray
+
+
+def choose(
+    name: str, train: Learned, val: Learned, *, classes: int, l2: Sequence[float]
+) -> tuple[float, Curve]:
+    """The strongest regulariser of those that do best on `val`, for `name`; and how all do."""
+    l2 = sorted(l2, reverse=True)
+    found = logistic.fit(train.z_NE, train.label_N, classes=classes, l2=l2)
+    accuracy = [float(np.mean(linear(val.z_NE).argmax(axis=1) == val.label_N)) for linear in found]
+    best = int(np.argmax(accuracy))
+    if len(l2) > 1 and best in (0, len(l2) - 1):
+        log.warning("%s: the best l2, %g, is the last of the sweep; try a wider one", name, l2[best])
+    sweep = Curve(
+        "Validation accuracy by strength of the regulariser",
+        f"{l2[best]:g} was taken.",
+        "l2",
+        np.array(l2[::-1]),
+        {"validation": np.array(accuracy[::-1])},
+    )
+    return l2[best], sweep
+
+
+def fitted(parts: Sequence[Learned], *, classes: int, l2: float) -> logistic.Linear:
+    """The classifier of all parts together."""
+    z_NE, label_N = (np.concatenate(column) for column in zip(*parts, strict=True))
+    (last,) = logistic.fit(z_NE, label_N, classes=classes, l2=[l2])
+    return last
+
+
+def check_l2(l2: tuple[float, ...]):
+    """Raises ValueError where a strength of the regulariser is not positive, or there is none."""
+    if not l2 or min(l2) <= 0:
+        raise ValueError(f"l2={l2} must be positive numbers, at least one")

@@ -19,6 +19,7 @@ from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
 from mmjax.finetune.contrast import Contrast
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.tasks import Task
 
-__all__ = ["Backbone", "Classifier", "Classify", "Contrast", "Task"]
+__all__ = ["Backbone", "Classifier", "Classify", "Contrast", "Matching", "Task"]

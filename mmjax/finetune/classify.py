@@ -19,10 +19,13 @@ from mmjax.data.pipeline import Data
 from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.evals import Evaluator
 from mmjax.evaluation import check_needs
-from mmjax.finetune import base, fusion
+from mmjax.finetune import base
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.classifier import Classifier, functions
+from mmjax.finetune.fusion import Only
+from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
+from mmjax.finetune.pruned import check_steps
 from mmjax.finetune.setup import Setup, set_up, shapes_of
 from mmjax.finetune.step import learning, make_step
 from mmjax.finetune.tasks import Task
@@ -41,8 +44,8 @@ class Classify:
 
     init_from: str  # the workdir of a run, or workdir@step, or workdir@best
     towers: dict[str, Backbone] = dataclasses.field(default_factory=lambda: {"image": Backbone()})
-    fusion: nn.Module = fusion.Only()  # of what several towers say of an example
-    tasks: dict[str, Task] = dataclasses.field(default_factory=lambda: {"class": Task()})
+    fusion: nn.Module = Only()  # of what several towers say of an example
+    tasks: dict[str, Task | Matching] = dataclasses.field(default_factory=lambda: {"class": Task()})
     mixup: float = 0.0  # parameter of the beta distribution of mixed pictures' shares; 0 mixes none
     data: Data
     colour: tuple[Callable, ...] = ()  # augmentations on the device, in order
@@ -57,6 +60,7 @@ class Classify:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         if not self.towers or not self.tasks:
             raise ValueError(f"towers={[*self.towers]} and tasks={[*self.tasks]}: give one or more of each")
         known = {"image", "text", *self.data.fields} - {HEAD, FUSION}
@@ -64,6 +68,17 @@ class Classify:
             raise ValueError(
                 f"towers has {unknown}, which no example has; use {', '.join(sorted(known))}, or say in "
                 "data.fields what array it is"
+            )
+        matching = [name for name, task in self.tasks.items() if isinstance(task, Matching)]
+        if matching and set(self.towers) != set(MODALITIES):
+            raise ValueError(
+                f"tasks.{matching[0]} matches pictures and texts, but towers={sorted(self.towers)}; give the "
+                f"towers {' and '.join(MODALITIES)}"
+            )
+        if self.data.may_lack or self.data.hard_texts:
+            raise ValueError(
+                f"data.may_lack={self.data.may_lack} and data.hard_texts={self.data.hard_texts} are for "
+                "pretraining; every example of a finetune has all that its towers encode"
             )
         if not 0 <= self.mixup < math.inf:
             raise ValueError(f"mixup={self.mixup} must be 0 or more")
@@ -169,6 +184,22 @@ def load_model(
     return _classifier(cfg, network, made, tokenizer, mesh, params, fixed)
 
 
+def first_model(cfg: Classify, mesh: Mesh | None = None) -> Classifier:
+    """The classifier that a finetune, whose data is prepared, begins with; None: on the mesh of the config.
+
+    Raises:
+        ValueError: the checkpoint, the data and the config do not fit; says what does not.
+    """
+    setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), mesh)
+    cfg, mesh = setup.cfg, setup.mesh
+    with jax.set_mesh(mesh):
+        fixed = setup.read(setup.shapes.fixed)
+        params = setup.first_state(sharding.shardings(mesh, setup.shapes.state), fixed)["params"]
+    tokenizer = setup.base.tokenizer() if "text" in cfg.towers else None
+    made = functions(setup.network, _labels(cfg), mesh)
+    return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed)
+
+
 def _classifier(cfg, network, made, tokenizer, mesh: Mesh, params, fixed) -> Classifier:
     return Classifier(
         network=network,
@@ -197,7 +228,8 @@ def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
 
 
 def _batch_shapes(cfg: Classify, network: Network, mesh: Mesh):
-    kinds = network.rows | {"id": ((), "int32")}
+    kinds = {name: (field.shape, field.dtype) for name, field in cfg.data.fields.items()}
+    kinds |= network.rows | {"id": ((), "int32")}
     if "image" in cfg.towers:
         size = cfg.preprocess.size
         kinds["image"] = (size, size, pipeline.channels(cfg.data)), "uint8"

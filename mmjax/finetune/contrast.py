@@ -19,6 +19,7 @@ from mmjax.evaluation import check_needs
 from mmjax.finetune import inherited
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast_setup import Setup, read_fixed, set_up, tuned_of
+from mmjax.finetune.pruned import check_steps
 from mmjax.model import Model
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
@@ -53,6 +54,7 @@ class Contrast:
 
     def __post_init__(self):
         training.check(self)
+        check_steps(self.towers, self.steps)
         optim.learning_rate(self.optim, self.steps)
         if self.init_from is None and self.teacher is None:
             raise ValueError("init_from and teacher are both None; give a run, or pretrain with Pretrain")

@@ -13,6 +13,7 @@ from mmjax.contrastive.step import First, first, init_tower, make_step, state_of
 from mmjax.finetune import inherited
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
+from mmjax.finetune.pruned import keeping_zeros
 from mmjax.finetune.teacher import Teacher
 from mmjax.finetune.tuned import Tuned
 from mmjax.finetune.weights import NEW, Weights, weights_of
@@ -46,20 +47,15 @@ class Setup:
             return None
         return lambda batch, keys, _, params: self.teacher(self.cfg, params, batch, keys)
 
+    def step(self) -> Callable:
+        """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
+        step = make_step(self.cfg, whole=self.whole, locked=self.locked, beside=self.beside)
+        return keeping_zeros(step, self.tuned.tunes)
+
     def read_fixed(self) -> tuple[Any, ...]:
         """What `whole` and `beside` are given beside what is trained: the teacher's parameters come last."""
         fixed = self.weights.read(self.fixed)
         return (fixed,) if self.teacher is None else (fixed, self.teacher.read(self.mesh))
-
-    def step(self) -> Callable:
-        """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
-        return make_step(
-            self.cfg,
-            whole=self.whole,
-            locked=self.locked,
-            beside=self.beside,
-            after=self.tuned.after_step,
-        )
 
     def first_state(self, layout, fixed, *_):
         """The state that training begins with."""

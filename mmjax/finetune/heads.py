@@ -9,7 +9,8 @@ from flax import linen as nn
 
 from mmjax.data.captions import check_templates
 from mmjax.model import unit
-from mmjax.towers import Encoded
+from mmjax.towers import Encoded, checking
+from mmjax.towers.dense import Dense
 from mmjax.towers.pooling import AttentionPool
 
 
@@ -18,10 +19,28 @@ class Linear(nn.Module):
 
     classes: int = 0
     dropout: float = 0.0
+    normalise: bool = False  # embeddings to norm 1, before dropout
 
     @nn.compact
     def __call__(self, encoded: Encoded, lengths_B=None, *, train: bool = False):
         x_BE = encoded.embedding_BE.astype(jnp.float32)
+        x_BE = unit(x_BE) if self.normalise else x_BE
+        x_BE = nn.Dropout(self.dropout, deterministic=not train)(x_BE)
+        return _logits(self.classes, x_BE)
+
+
+class Hidden(nn.Module):
+    """Logits of a hidden layer on the embedding: of two embeddings side by side a linear head could not tell
+    what of one the other asks for."""
+
+    hidden: int
+    classes: int = 0
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, encoded: Encoded, lengths_B=None, *, train: bool = False):
+        checking.at_least(1, hidden=self.hidden)
+        x_BE = nn.gelu(Dense(self.hidden, name="hidden")(encoded.embedding_BE.astype(jnp.float32)))
         x_BE = nn.Dropout(self.dropout, deterministic=not train)(x_BE)
         return _logits(self.classes, x_BE)
 

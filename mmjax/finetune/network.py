@@ -4,7 +4,7 @@ Letters: B batch, H W C image, S positions, C classes, E embedding.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
+from mmjax.finetune.matching import Paired
 from mmjax.finetune.tune import Tune
 from mmjax.finetune.tuned import Tuned
 from mmjax.towers import Encoded, batch_norm, text
@@ -23,6 +24,7 @@ HEAD, FUSION = "head", "fusion"
 class Found(NamedTuple):
     logits: dict[str, jax.Array]  # [B, C] by task
     statistics: dict[str, Any]  # running ones of towers in training, by modality and path
+    pairs: dict[str, Paired]  # that the logits of a matching task are of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +74,20 @@ class Network:
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
         return {**own, **self.tuned.merged(trained, fixed)}
 
-    def __call__(self, params, inputs, *, key=None, learning: Collection[str] = ()) -> Found:
+    def __call__(
+        self,
+        params,
+        inputs,
+        *,
+        key=None,
+        learning: Collection[str] = (),
+        pair: Mapping[str, Callable[[jax.Array, dict[str, Encoded]], Paired]] = {},
+    ) -> Found:
         """
         Args:
             key: of what is random in training; None evaluates.
             learning: towers that are trained: others behave in training as in evaluation.
+            pair: by task, how examples are paired anew in training, given a key and what the towers say.
         """
         encoded, statistics = {}, {}
         for i, (name, x) in enumerate(inputs.items()):
@@ -86,19 +97,26 @@ class Network:
                 encoded[name], statistics[name] = batch_norm.apply_in_training(
                     self.towers[name], params[name], x, jax.random.fold_in(key, i)
                 )
-        used = [(FUSION, self.fusion), *self.heads.items()]
-        keys = [None if key is None else jax.random.fold_in(key, len(inputs) + i) for i in range(len(used))]
+        lengths, count = self._lengths(inputs), len(inputs) + 1 + len(self.heads)
+        own = [name for name in self.heads if name not in pair]
+        logits, pairs = self._judged(own, params, encoded, lengths, key) if own else {}, {}
+        for i, (name, of_batch) in enumerate(pair.items()):
+            pairs[name] = of_batch(jax.random.fold_in(key, count + i), encoded)
+            anew = pairs[name].rows(encoded), pairs[name].rows(lengths)
+            logits |= self._judged([name], params, *anew, key)
+        return Found(logits, {name: found for name, found in statistics.items() if found}, pairs)
 
-        def apply(module, params, key, *args):
-            rngs = {} if key is None else {"dropout": key}
+    def _judged(self, tasks: Collection[str], params, encoded, lengths, key) -> dict[str, jax.Array]:
+        """Logits of some tasks by what the towers say; `key` as in `__call__`."""
+        # Of each module, whichever tasks are asked for.
+        number = {name: len(encoded) + i for i, name in enumerate((FUSION, *self.heads))}
+
+        def apply(name, module, params, *args):
+            rngs = {} if key is None else {"dropout": jax.random.fold_in(key, number[name])}
             return module.apply({"params": params}, *args, train=key is not None, rngs=rngs)
 
-        fused = apply(self.fusion, params.get(FUSION, {}), keys[0], encoded, self._lengths(inputs))
-        logits = {
-            name: apply(head, params[HEAD][name], head_key, *fused)
-            for (name, head), head_key in zip(self.heads.items(), keys[1:], strict=True)
-        }
-        return Found(logits, {name: found for name, found in statistics.items() if found})
+        fused = apply(FUSION, self.fusion, params.get(FUSION, {}), encoded, lengths)
+        return {name: apply(name, self.heads[name], params[HEAD][name], *fused) for name in tasks}
 
     def encode(self, modality: str, params, inputs) -> Encoded:
         """What one tower says in evaluation."""

@@ -7,6 +7,8 @@ Letters: R layers of a kernel, or 1, N weights of each.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +91,40 @@ class Pruned:
 
     def _chosen(self, params):
         return matches("tune.pattern", self.pattern, params)
+
+
+def keeping_zeros(step: Callable, tunes: Mapping[str, Any]) -> Callable:
+    """`(state, ...) -> (state, metrics)` as `step`, but the zeros of pruned towers stay, whatever
+    its optimizer does, and their share grows.
+
+    Args:
+        tunes: of each tower, pruned or not.
+    """
+    pruned = {name: tune for name, tune in tunes.items() if isinstance(tune, Pruned)}
+    if not pruned:
+        return step
+
+    def kept(state, *rest):
+        new, metrics = step(state, *rest)
+        for name, tune in pruned.items():
+            before, after = ({name: each["params"][name]} for each in (state, new))
+            params = tune.after_step(new["step"], before, after)
+            new |= {"params": new["params"] | params}
+            if "ema" in new:
+                new |= {"ema": new["ema"] | tune.zeroed({name: new["ema"][name]}, params)}
+        return new, metrics
+
+    return kept
+
+
+def check_steps(towers: Mapping[str, Any], steps: int):
+    """Raises ValueError where the `tune` of a tower would not reach its share of zeros in so many steps."""
+    for name, tower in towers.items():
+        if isinstance(tower.tune, Pruned) and tower.tune.over_steps > steps:
+            raise ValueError(
+                f"towers.{name}.tune.over_steps={tower.tune.over_steps} is more than steps={steps}; leave "
+                "steps to train in once the share is reached"
+            )
 
 
 def _rows(path: str, kernel) -> int:

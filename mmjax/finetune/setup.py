@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mmjax import metrics, sharding
-from mmjax.data import pipeline
+from mmjax.data import pipeline, preparing
 from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
 from mmjax.finetune.network import HEAD, Network
@@ -80,6 +80,7 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     Raises:
         ValueError: the checkpoint, the data and the config do not fit; says what does not.
     """
+    preparing.check_has(cfg.data, cfg.towers)
     cfg = resolved(cfg, base)
     mesh = sharding.make_mesh(cfg.mesh) if mesh is None else mesh
     sharding.check_batch(mesh, cfg.data.batch_size)

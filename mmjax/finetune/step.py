@@ -3,6 +3,7 @@
 Letters: B batch, C classes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,9 @@ import numpy as np
 from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
+from mmjax.finetune.matching import Matching
 from mmjax.finetune.network import HEAD, Network
+from mmjax.finetune.pruned import keeping_zeros
 from mmjax.optim.paths import map_paths
 
 
@@ -57,9 +60,9 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
         new, of_update = training.update(cfg, state, grads, statistics, still=still)
-        return network.tuned.after_step(state["params"], new), found | {"loss": loss_} | of_update
+        return new, found | {"loss": loss_} | of_update
 
-    return step
+    return keeping_zeros(step, network.tunes)
 
 
 def value(cfg, network: Network, weights, trained, fixed, batch, key):
@@ -77,13 +80,18 @@ def value(cfg, network: Network, weights, trained, fixed, batch, key):
         inputs,
         key=network_key,
         learning=learning(cfg, network, trained),
+        pair={
+            name: functools.partial(task.paired, id_B=batch["id"])
+            for name, task in cfg.tasks.items()
+            if isinstance(task, Matching)
+        },
     )
     loss_, metrics = 0.0, {}
     for name, task in cfg.tasks.items():
-        own = task.loss(found.logits[name], mixed[name], weights[name])
+        own = task.loss(found.logits[name], (mixed | found.pairs)[name], weights[name])
         loss_ += task.weight * own
         metrics[f"{name}/loss"] = own
-        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], targets[name])
+        metrics[f"{name}/accuracy"] = task.accuracy(found.logits[name], (targets | found.pairs)[name])
     return loss_, (metrics, found.statistics)
 
 

@@ -5,7 +5,6 @@ import functools
 
 import jax
 
-from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
 from mmjax.optim import Optim, frozen
@@ -41,18 +40,6 @@ class Tuned:
             of_tower = map_paths(lambda path, _, modality=modality: self.tower_of(path) == modality, trained)
             found |= tune.merged(pick(trained, of_tower), _part(fixed, modality))
         return found
-
-    def after_step(self, before, state):
-        """A state after a step from the parameters `before`, with the zeros that pruned towers have."""
-        for name, tune in self.tunes.items():
-            if isinstance(tune, Pruned):
-                one = {name: state["params"][name]}
-                params = tune.after_step(state["step"], {name: before[name]}, one)
-                state = state | {"params": state["params"] | params}
-                if "ema" in state:
-                    average = tune.zeroed({name: state["ema"][name]}, params)
-                    state = state | {"ema": state["ema"] | average}
-        return state
 
     def tower_of(self, path: str) -> str | None:
         """Which tower a trained parameter changes; None for those of something else.

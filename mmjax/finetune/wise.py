@@ -8,21 +8,18 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
 
-from mmjax import config, metrics, sharding, workdir
+from mmjax import metrics, workdir
 from mmjax.evals import Evaluator, Report, TradeOff
 from mmjax.evals.robustness import Robustness
 from mmjax.evaluation import Evaluation, check_needs, finish, licences
-from mmjax.finetune import base
 from mmjax.finetune.averaging import interpolate
-from mmjax.finetune.classifier import Classifier
+from mmjax.finetune.classify import first_model
 from mmjax.finetune.heads import Prompted
 from mmjax.finetune.mixing import check_free, export, opened
-from mmjax.finetune.setup import set_up
 from mmjax.finetune.tune import Full
 
 _PERCENT = 100  # an alpha is logged as the step of its per cent
@@ -65,7 +62,7 @@ class Wise:
         check_needs(evals, last.embed)
         for evaluator in evals.values():
             evaluator.prepare()
-        first = _first(last)
+        first = first_model(last.config, last.mesh).params
         export(last, interpolate(first, last.params, self.keep), directory, {"alpha": self.keep})
         workdir.write(directory / "env.json", json.dumps(workdir.environment(), indent=2))
         metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
@@ -126,15 +123,6 @@ class Wise:
             tuple(f"{alpha:g}" for alpha in alphas),
         )
         return Report({"best_alpha": alphas[int(np.argmax(target + shifted))]}, (curve,))
-
-
-def _first(model: Classifier) -> Any:
-    """The parameters that a run began with."""
-    cfg = model.config
-    setup = set_up(cfg, base.find(cfg.init_from, config.packages(cfg)), model.mesh)
-    layout = sharding.shardings(model.mesh, setup.shapes.state)
-    with jax.set_mesh(model.mesh):
-        return setup.first_state(layout, setup.read(setup.shapes.fixed))["params"]
 
 
 def _kinds(parts) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmjax.data.labels import OneClass, Several, counted
+from mmjax.data.labels import Answers, OneClass, Several, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,3 +81,33 @@ def test_a_text_that_is_no_class_is_refused_with_its_example():
 def test_impossible_values_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Several(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered(Things):
+    answers: tuple[str, ...] = ()
+
+    def texts(self, index):
+        return super().texts(index) | {"answer": self.answers[index]}
+
+
+def test_an_answer_is_one_of_the_set():
+    labels = Answers(names=("yes", "no", "two"))
+    things = Answered(ids=(1, 1, 2), answers=("no", "two", "no"))
+    assert labels.resolved(things) is labels
+    assert [labels.reader(things)(things.texts(i)).tolist() for i in range(2)] == [[0, 1, 0], [0, 0, 1]]
+    assert counted(labels, things).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("names", [(), ("yes",), ("yes", "no", "yes")])
+def test_a_set_without_a_choice_is_refused(names):
+    with pytest.raises(ValueError, match="is no answer set; give two or more"):
+        Answers(names=names)
+
+
+def test_an_unknown_answer_and_none_at_all_are_refused():
+    labels = Answers(names=("yes", "no"))
+    with pytest.raises(ValueError, match="the example with id 5 has answer='maybe', which is none of the 2"):
+        counted(labels, Answered(ids=(4, 5), answers=("yes", "maybe")))
+    with pytest.raises(ValueError, match=r"id 4 has \['id', 'text'\], no 'answer'; use a source"):
+        counted(labels, Things(ids=(4,)))

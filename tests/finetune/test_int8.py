@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from configs import quickstart
+from mmjax.contrastive.step import init_state
 from mmjax.finetune import int8
 from mmjax.sharding import path_name
 from mmjax.towers.conv import ConvNet
@@ -113,6 +115,16 @@ def test_the_integers_are_found_again_in_what_they_stand_for(name):
     again = jax.jit(lambda params: int8.quantised(int8.floats(params)))(once)
     for x, y in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(x, y, rtol=0 if x.dtype == np.int8 else 2.5e-7)
+
+
+def test_int8_weights_take_little_over_a_quarter_of_the_bytes():
+    cfg = quickstart.get_config()
+    params = jax.eval_shape(lambda: init_state(cfg, 8)["params"])
+    before, after = (
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+        for tree in (params, jax.eval_shape(int8.quantised, params))
+    )
+    assert 0.25 < after / before < 0.26
 
 
 def test_weights_alone_are_multiplied_in_float32():

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tinyclass
+import tinycontrast
 
+from mmjax.finetune import Backbone
 from mmjax.finetune.pruned import Pruned
 from mmjax.optim import Muon, Optim
 from mmjax.sharding import path_name
@@ -107,14 +109,15 @@ def test_a_growing_share_follows_its_curve_and_takes_no_zero_back(params):
     assert shares[-1] == shares[39] == 0.8
 
 
-RULES = {"adamw": {}, "muon": dict(rule=Muon(), lr=0.02)}
+OPTIM = {
+    "adamw": Optim(lr=0.05, weight_decay=0.1, ema=0.5),
+    "muon": Optim(rule=Muon(), lr=0.02, ema=0.5),
+}
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("over_steps", [0, 4])
+@pytest.mark.parametrize("rule, over_steps", [("adamw", 0), ("muon", 0), ("muon", 4)])
 def test_training_keeps_what_is_zero_and_changes_the_rest(rule, over_steps):
-    optim = Optim(**{"lr": 0.05, "weight_decay": 0.1, "ema": 0.5} | RULES[rule])
-    cfg = tinyclass.config(tower={"tune": Pruned(share=0.4, over_steps=over_steps)}, optim=optim)
+    cfg = tinyclass.config(tower={"tune": Pruned(share=0.4, over_steps=over_steps)}, optim=OPTIM[rule])
     states, metrics = tinyclass.states(cfg, 6)
     pruned, last = (kernels(states[i]["params"]["image"]) for i in (over_steps, 6))
     for path, x in last.items():
@@ -124,6 +127,24 @@ def test_training_keeps_what_is_zero_and_changes_the_rest(rule, over_steps):
         assert np.all(kernels(states[6]["ema"]["image"])[path][x == 0] == 0)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert not any(np.any(x == 0) for x in kernels(states[6]["params"]["head"]).values())
+
+
+def test_a_contrastive_finetune_keeps_zeros_too(tmp_path):
+    towers = {"image": Backbone(tune=Pruned(share=0.7)), "text": Backbone()}
+    cfg = tinycontrast.contrast(tinycontrast.finished(tmp_path / "run"), towers=towers, optim=OPTIM["muon"])
+    _, step, state, _ = tinycontrast.begun(cfg)
+    first = jax.device_get(state["params"])
+    for _ in range(2):
+        state, _ = step(state, tinycontrast.batch())
+    for path, x in kernels(state["params"]).items():
+        assert np.sum(x == 0) == (round(0.7 * x.size) if path.startswith("image/") else 0)
+        assert np.any(x != kernels(first)[path])
+
+
+def test_a_share_that_the_run_does_not_reach_is_refused():
+    message = "towers.image.tune.over_steps=11 is more than steps=10; leave steps to train in"
+    with pytest.raises(ValueError, match=message):
+        tinyclass.config(tower={"tune": Pruned(over_steps=11)})
 
 
 def test_impossible_shares_are_refused():

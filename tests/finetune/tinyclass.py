@@ -17,7 +17,7 @@ from mmjax.finetune.step import init_state, make_step
 from mmjax.optim import Optim
 from mmjax.towers import Encoded
 
-SIZE, EMBED = 2, 5
+SIZE, EMBED, SOUND = 2, 5, 4
 NAMES = ("a", "b", "c")
 TASKS = ("class", "one", "other")
 
@@ -52,6 +52,7 @@ def batch(rows=24, seed=0):
     return {
         "image": rng.integers(0, 256, (rows, SIZE, SIZE, 3), np.uint8),
         **{f"label/{task}": np.eye(3, dtype=np.uint8)[rng.integers(0, 3, rows)] for task in TASKS},
+        "sound": rng.normal(size=(rows, SOUND, 3)).astype(np.float32),
         "id": np.arange(rows, dtype=np.int32),
     }
 
@@ -67,17 +68,15 @@ def begun(cfg):
     return network, jax.jit(lambda *parts: init_state(cfg, network, *parts))(start, fixed), fixed
 
 
-def states(cfg, steps, weight_C=None):
+def states(cfg, steps, weight_C=None, data=None):
     """The states after 0, 1, 2 ... steps on one batch, and the metrics of each step."""
+    data = batch() if data is None else data
     network, state, fixed = begun(cfg)
-    step = jax.jit(
-        make_step(
-            cfg, network, dict.fromkeys(cfg.tasks, np.ones(3, np.float32) if weight_C is None else weight_C)
-        )
-    )
+    weight_C = np.ones(3, np.float32) if weight_C is None else weight_C
+    step = jax.jit(make_step(cfg, network, dict.fromkeys(cfg.tasks, weight_C)))
     found, all_metrics = [state], []
     for _ in range(steps):
-        state, metrics = step(state, batch(), fixed)
+        state, metrics = step(state, data, fixed)
         found.append(state)
         all_metrics.append(jax.device_get(metrics))
     return [jax.device_get(state) for state in found], all_metrics

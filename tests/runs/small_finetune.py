@@ -7,11 +7,17 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune.tune import Full, Lora, Part, Pruned
 from mmjax.optim import Optim
 
 STEPS, SIZE = 12, 32
-TUNES = {"full": Full(), "lora": Lora(), "bias": Part(pattern="bias$"), "head": Part()}
+TUNES = {
+    "full": Full(),
+    "lora": Lora(),
+    "bias": Part(pattern="bias$"),
+    "head": Part(),
+    "pruned": Pruned(share=0.6, over_steps=8),
+}
 HEADS = {"linear": heads.Linear(), "prompted": heads.Prompted(), "attentive": heads.Attentive(heads=2)}
 
 
@@ -23,12 +29,13 @@ def get_config(
     size: int = SIZE,
     towers: str = "image",
     mixup: float = 0.2,
+    keep_head: bool = False,
 ):
     train, val = (Folder(path=data, split=split, val_share=0.3, side=64) for split in ("train", "val"))
     return Classify(
         init_from=init_from,
         towers={name: Backbone(tune=TUNES[tune], frozen_steps=2) for name in towers.split("+")},
-        tasks={"class": Task(head=HEADS[head], smoothing=0.1, balance="root")},
+        tasks={"class": Task(head=HEADS[head], keep_head=keep_head, smoothing=0.1, balance="root")},
         mixup=mixup,
         data=Data(
             train=train,

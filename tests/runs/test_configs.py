@@ -15,7 +15,7 @@ FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.ste
 # Evaluators for a run of another config.
 EVALUATING = ("evaluate_fashion",)
 # These need a finished run: test_finetune takes steps with what they build.
-FINETUNES = [name for name in FILES if name.startswith("finetune_")]
+FINETUNES = [name for name in FILES if name.startswith("finetune_") or name == "quantize"]
 NAMES = [name for name in FILES if name not in (*EVALUATING, *FINETUNES)]
 # Published recipes: neither their towers nor their batches fit a machine of tests.
 LARGE = ("clip_b16", "clip_b32", "clip_l14", "clipa_h14", "lit_b16", "siglip2_so400m", "siglip_b16")

@@ -14,6 +14,7 @@ import dataclasses
 from configs import debug
 from mmjax.data.sources.scenes import Scenes
 from mmjax.evals.embedding_health import EmbeddingHealth
+from mmjax.evals.relevance import Relevance
 from mmjax.evals.retrieval import Retrieval
 
 
@@ -25,6 +26,7 @@ def get_config():
         evals={
             "pairs": Retrieval(name="scenes_val", source=source, limit=20),
             "health": EmbeddingHealth(name="scenes_val", source=source, limit=20),
+            "maps": Relevance(name="scenes_val", source=source, limit=20),
         },
     )
 """
@@ -75,7 +77,11 @@ def test_evaluators_of_another_config_judge_the_checkpoint_of_a_step(run, tmp_pa
     assert found["step"] == 10 and "val/scenes_val/i2t_r1" in found
     assert found["val/scenes_val/rank_image"] <= 10
     results = {path.stem: json.loads(path.read_text()) for path in (folder / "results").iterdir()}
-    assert set(results) == {"pairs", "health"}
+    assert set(results) == {"pairs", "health", "maps"}
+    # The same pictures and captions: what is hidden of them changes the cosine a little.
+    assert all(-1 < found[f"val/scenes_val/rel_{name}"] < 1 for name in ("cosine", "without_most"))
+    page = (folder / "report.html").read_text()
+    assert "Where captions are found" in page and 'class="pic' in page
     assert results["pairs"]["task"] == "zeroshot_retrieval"
     assert results["pairs"]["metrics"]["text_retrieval_recall@5"] == found["val/scenes_val/i2t_r5"]
     assert results["health"]["pretrained"] == "step_10" and results["health"]["model"] == "finished"

@@ -15,6 +15,7 @@ from commands import ROOT, exit_code, here, last_arrays, learned, lines, start, 
 import mmjax
 from mmjax import checkpoint, config
 from mmjax.finetune import base
+from mmjax.sharding import path_name
 
 CONFIG = ROOT / "tests" / "runs" / "small_finetune.py"
 PAINTS = ("black", "blue", "red", "yellow")
@@ -168,6 +169,34 @@ def test_a_finetune_can_begin_with_a_finetune(spec, tuned, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *towers)
 
 
+def test_pruning_goes_on_where_it_was_and_ends_with_its_share_of_zeros(spec, tuned, tmp_path):
+    """From a finetune, whose head is kept; the checkpoint that it goes on with has fewer zeros."""
+    workdir = tmp_path / "pruned"
+    assert here(spec("tune=pruned", "keep_head", init_from=tuned), workdir) == 0
+    before = last_arrays(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    shutil.rmtree(workdir / "checkpoints" / "9")
+    model = mmjax.load(workdir, step=6)
+    assert 0.1 < np.mean(kernels(model)["image/head/kernel"] == 0) < 0.6
+    assert here(spec("tune=pruned", "keep_head", init_from=tuned), workdir) == 0
+    assert last_arrays(workdir) == before
+    for path, kernel in kernels(assert_as_evaluated(workdir)).items():
+        for layer in kernel if "/blocks/" in path else [kernel]:
+            assert np.sum(layer == 0) == (0 if path.startswith("head/") else round(0.6 * layer.size))
+
+
+def kernels(model):
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(model.params))
+    return {path_name(path): x for path, x in leaves if path_name(path).endswith("kernel")}
+
+
+@pytest.mark.slow
+def test_a_finetune_can_keep_the_head_of_another(spec, tuned, tmp_path):
+    workdir = tmp_path / "kept"
+    assert here(spec("keep_head", init_from=tuned), workdir, "steps=1", AT_ONCE, "optim.lr=1e-30") == 0
+    jax.tree.map(np.testing.assert_array_equal, *(mmjax.load(run).params for run in (workdir, tuned)))
+
+
 @pytest.mark.slow
 def test_an_attentive_probe_runs(spec, tmp_path):
     assert here(spec("head=attentive", "tune=head"), tmp_path / "run", "steps=2") == 0
@@ -216,6 +245,11 @@ BAD = {
         [],
         dict(more="towers=image+text,mixup=0.0"),
         r"towers=\['image', 'text'\] need a fusion, such as fusion=fusion.Concat\(\); or leave one tower",
+    ),
+    "no head to keep": (
+        [],
+        dict(more="keep_head"),
+        "tasks.class.keep_head: .*finished has no such head for the same classes; begin with a finetune",
     ),
     "a task that nothing answers": (
         ["evals.val.task=colour"],

@@ -1,5 +1,6 @@
 """The commands of docs/finetune.md, in their order, on towers and numbers of steps for a test."""
 
+import json
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from commands import ROOT, here, lines
 
 import mmjax
+from mmjax.evals.charts import short
 
 SMALL = ("finetune_folder.py:", "finetune_folder.py:size=32,steps=10,")
 
@@ -51,7 +53,7 @@ def params(root, run):
 def test_every_finished_finetune_can_be_used(tutorial, monkeypatch):
     monkeypatch.chdir(tutorial)
     pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:4]
-    for run in ("mine", "lora", "prompts", "wise", "soup", "merged"):
+    for run in ("mine", "lora", "prompts", "probe", "wise", "soup", "merged", "lora_int8", "pruned"):
         model = mmjax.load(tutorial / "runs" / run)
         assert model.predict(pictures).shape == (4, 3) and model.names == ("black", "blue", "red")
 
@@ -74,6 +76,37 @@ def test_the_line_ends_at_the_finetune_and_what_is_kept_is_its_middle(tutorial):
     wise, last = params(tutorial, "wise"), params(tutorial, "prompts")
     middle, end = (x["head"]["class"]["logits"]["bias"] for x in (wise, last))
     np.testing.assert_allclose(middle, np.asarray(end) / 2, rtol=1e-6)  # it began at zero
+
+
+def test_the_report_of_the_line_draws_the_target_against_corrupted_pictures(tutorial):
+    page = (tutorial / "runs" / "wise" / "report.html").read_text()
+    by_percent = {line["step"]: line for line in lines(tutorial / "runs" / "wise")}
+    for percent in (0, 50, 100):
+        found = by_percent[percent]
+        (target,) = (value for name, value in found.items() if name.endswith("_val/cls_acc1"))
+        (shifted,) = (value for name, value in found.items() if name.endswith("_val/cls_acc1_corrupted"))
+        point = f"{percent / 100:g}: cls_acc1, shifted {short(shifted)}, cls_acc1, target {short(target)}"
+        assert f"<title>{point}</title>" in page
+    best = json.loads((tutorial / "runs" / "wise" / "results" / "line.json").read_text())["metrics"][
+        "best_alpha"
+    ]
+    assert round(100 * best) in by_percent
+
+
+def test_int8_weights_of_merged_changes_say_almost_what_the_finetune_says(tutorial, monkeypatch):
+    monkeypatch.chdir(tutorial)
+    pictures = sorted((tutorial / "photos").rglob("*.jpg"))[:8]
+    lora, small = (mmjax.load(tutorial / "runs" / run) for run in ("lora", "lora_int8"))
+    assert small.params["head"]["class"]["logits"]["kernel"]["int8"].dtype == np.int8
+    assert 0 < np.abs(small.predict(pictures) - lora.predict(pictures)).max() < 0.02
+    (line,), last = (lines(tutorial / "runs" / run) for run in ("lora_int8", "lora"))
+    (name,) = (name for name in line if name.endswith("cls_acc1_float32"))
+    assert line[name] == last[-1][name.removesuffix("_float32")]
+
+
+def test_half_of_the_weights_of_a_pruned_kernel_are_zero(tutorial):
+    kernel_LDF = np.asarray(params(tutorial, "pruned")["image"]["encoder"]["blocks"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(np.mean(kernel_LDF == 0, axis=(1, 2)), 0.5)
 
 
 def test_a_soup_is_the_mean_of_its_parts(tutorial):

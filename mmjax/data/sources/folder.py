@@ -15,7 +15,7 @@ import numpy as np
 from mmjax.data import decode
 from mmjax.data.geometry import WHITE
 from mmjax.data.sources import folder_listing
-from mmjax.data.sources.folder_listing import Entry, Kind, Listing
+from mmjax.data.sources.folder_listing import LOST, Entry, Kind, Listing
 from mmjax.data.sources.folder_texts import Columns
 from mmjax.data.sources.held_out import held_out
 from mmjax.data.sources.kept import Kept
@@ -44,6 +44,7 @@ class Folder:
     picture: str | None = None  # column of the table with the pictures' paths; None looks for a usual name
     captions: tuple[str, ...] = ()  # columns of the table, keys of JSON, with texts; () looks for usual names
     side: int | None = 256  # pixels; pictures with a longer shorter side are shrunk to it when they are read
+    strict: bool = False  # refuse a table that names pictures which are not there; else these are left out
     memory_mb: int = 1_000  # for pictures that are kept once they are decoded
     digest: str = ""  # of what the folder held when a run began; empty accepts any
 
@@ -55,8 +56,15 @@ class Folder:
         """Reads the names and texts of all files, and logs what was found.
 
         Raises:
-            ValueError: the folder holds nothing of the split, or not what it held when the run began.
+            ValueError: the folder holds nothing of the split, or not what it held when the run began, or its
+                table names pictures that are not there and `strict` is set.
         """
+        lost = self._listing.left_out.get(LOST, [])
+        if self.strict and lost and self._listing.kind == "table":
+            raise ValueError(
+                f"the table in {self.path} names {len(lost)} pictures that are not there, such as {lost[0]}; "
+                "mend it, or leave them out with strict=False"
+            )
         if not self._entries:
             raise ValueError(f"{self.path} has nothing in the split {self.split}; use another val_share")
         if self.digest and self.digest != self.fingerprint:

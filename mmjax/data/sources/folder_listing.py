@@ -19,6 +19,7 @@ Kind = Literal["table", "pairs", "classes"]
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLES = (".csv", ".jsonl", ".tsv")
+LOST = "caption without a picture"  # why something is left out
 _TEXTS = (".txt", ".json")
 # JSON can write it, and UTF-8 cannot.
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -121,7 +122,7 @@ def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
     for row in folder_texts.rows(root / table, columns, left_out):
         name = _within(root, row.picture)
         if name not in pictures and not (root / name).is_file():
-            left_out["caption without a picture"].append(row.picture)
+            left_out[LOST].append(row.picture)
         else:
             rows.setdefault(name, []).append(row)
     unnamed = sorted(pictures - set(rows))
@@ -162,7 +163,7 @@ def _of_pairs(root, files, pictures, columns, left_out) -> list[Entry]:
     stems = {_stem(picture) for picture in pictures}
     alone = [name for stem, names in texts.items() if stem not in stems for name in names]
     if alone:
-        left_out["caption without a picture"] += alone
+        left_out[LOST] += alone
     return entries
 
 

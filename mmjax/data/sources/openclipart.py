@@ -20,6 +20,7 @@ FOLDERS = (
     "animals",
     "buildings",
     "computer",
+    "decorations",
     "education",
     "electronics",
     "food",

@@ -13,7 +13,7 @@ from mmjax.data.sources.scenes_spec import Rng, Scene, draw_scene
 
 _SPLITS = ("train", "val", "test", "novel")
 # Each use of random numbers has a stream of its own, so that no use shifts another.
-_SCENE, _PIXELS, _WORDS, _NEGATIVES, _PAIR, _PAIR_PIXELS, _PAIR_WORDS = range(7)
+_SCENE, _PIXELS, _WORDS, _NEGATIVES, _PAIR, _PAIR_PIXELS, _PAIR_WORDS, _QUESTION = range(8)
 
 
 class Winograd(NamedTuple):
@@ -106,6 +106,10 @@ class Scenes:
         both = scene, others[0]
         images = tuple(scenes_draw.render(each, self._rng(index, _PAIR_PIXELS), self.px) for each in both)
         return Winograd(images, tuple(scenes_text.caption(each, wording) for each in both), kind)
+
+    def question_rng(self, index: int) -> Rng:
+        """Random numbers for what is asked about example `index` (`scenes_questions`)."""
+        return self._rng(index, _QUESTION)
 
     def _drawn(self, index: int) -> int:
         """The example whose random numbers example `index` is made of: its own, or its twin's."""

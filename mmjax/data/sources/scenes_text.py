@@ -58,8 +58,8 @@ _TEMPLATES = {
     "left to right": ("from left to right: {0}, {1}, {2}", "a row of {0}, {1} and {2} from the left"),
     "top to bottom": ("from top to bottom: {0}, {1}, {2}", "a stack of {0}, {1} and {2} from the top"),
 }
-_NUMERALS = ("zero", "one", "two", "three", "four", "five", "six")
-_PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six")
+PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 
 
 class Wording(NamedTuple):
@@ -101,10 +101,10 @@ def _phrase(thing: Thing, count: int, wording: Wording, named: bool) -> str:
     synonyms = wording.synonyms
     texture = synonyms[thing.texture] if thing.texture in synonyms else thing.texture
     size = synonyms[thing.size] if named else ""
-    shape = _PLURALS[thing.shape] if count > 1 else thing.shape
+    shape = PLURALS[thing.shape] if count > 1 else thing.shape
     words = " ".join(word for word in (size, texture, thing.color, shape) if word)
     if count:
-        return f"{_NUMERALS[count]} {words}"
+        return f"{NUMERALS[count]} {words}"
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 

@@ -10,9 +10,9 @@ An implementation is a file here with
 - where it normalises and turns queries and keys itself, `prepares(case)`, which says for which cases; it then
   gives the gradient by gains, too. For others `preparation.py` does so before;
 
-a name in `choice.py`, and a name in `tests/kernels/attention/attending.py`, by which it inherits all tests.
-It sees one device's part; `interpret` is True where the kernel's device is not there. Scores and their
-softmax are float32.
+a line in each table of `choice.py` that it belongs to, and a name in `tests/kernels/attention/attending.py`,
+by which it inherits all tests. It sees one device's part; `interpret` is True where the kernel's device is
+not there. Scores and their softmax are float32.
 
 Letters: B batch, S queries, T keys, K head width, P pairs of K, X = heads x K.
 """

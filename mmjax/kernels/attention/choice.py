@@ -23,6 +23,7 @@ Implementation = Literal["auto", "pallas_tpu", "pallas_gpu", "cudnn", "xla"]
 
 MEMBERS = {"pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu, "cudnn": cudnn, "xla": xla}
 _ORDER = {"tpu": ("pallas_tpu", "xla"), "cuda": ("cudnn", "xla")}
+_PREPARES = {"pallas_tpu": pallas_tpu.prepares}
 _HOME = {"pallas_tpu": "tpu", "pallas_gpu": "cuda", "cudnn": "cuda"}
 
 
@@ -53,7 +54,7 @@ def choose(implementation: Implementation, case: Case) -> dict[Platform | None, 
 
 def prepares(name: str, case: Case) -> bool:
     """Whether an implementation normalises and turns queries and keys itself."""
-    return hasattr(MEMBERS[name], "prepares") and MEMBERS[name].prepares(case)
+    return name in _PREPARES and _PREPARES[name](case)
 
 
 def _first(platform: Platform | None, case: Case, besides: str | None = None) -> str:

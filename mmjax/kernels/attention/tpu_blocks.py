@@ -21,6 +21,7 @@ LANES = 128
 # Scores of a grid step, of all its heads together: more take long to compile, and overlap hardly better.
 _SCORES = {"forward": 3_200_000, "backward": 1_600_000}
 _HEADS = 16
+_LONG = 1024  # positions; of more, a grid step has some of the queries
 _PART = 256
 
 
@@ -39,6 +40,7 @@ class Blocks:
     apart: bool  # whether heads are apart, [B, N, S, K], and not side by side, [B, S, X]
     queries: int
     ahead: int
+    step: int | None = None  # queries of a grid step; None: all
 
 
 def blocks(case: Case, kernel: Kernel, device: str | None = None) -> Blocks:
@@ -53,6 +55,10 @@ def blocks(case: Case, kernel: Kernel, device: str | None = None) -> Blocks:
 def rule(case: Case, kernel: Kernel) -> Plan:
     """The forward pass stage by stage; the backward pass in turns, since it holds twice as much."""
     size = positions(case)
+    if is_streamed(case):
+        most = max(1, LANES // case.width)  # as many as fill the lanes
+        queries = _SCORES[kernel] // (most * size) // LANES * LANES
+        return Plan(most=most, queries=min(max(queries, LANES), 2 * _PART), ahead=1)
     most = max(1, min(_HEADS, _SCORES[kernel] // (size * _up(size, LANES))))
     if kernel == "forward":
         return Plan(most=most, queries=size, ahead=2 * most)
@@ -68,7 +74,13 @@ def fit(case: Case, plan: Plan) -> Blocks:
     heads = max([n for n in (counts if apart else side_by_side) if n <= plan.most] or [min(side_by_side)])
     queries = min(plan.queries, positions(case))
     units = heads * -(-positions(case) // queries)
-    return Blocks(heads=heads, apart=apart, queries=queries, ahead=min(plan.ahead, units))
+    step = queries if is_streamed(case) else None
+    return Blocks(heads=heads, apart=apart, queries=queries, ahead=min(plan.ahead, units), step=step)
+
+
+def is_streamed(case: Case) -> bool:
+    """Whether rows of scores of all queries would be too many for a grid step."""
+    return positions(case) > _LONG
 
 
 def positions(case: Case) -> int:

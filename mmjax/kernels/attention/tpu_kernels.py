@@ -1,4 +1,5 @@
-"""What one grid step of attention on a TPU computes: whole rows of scores of a few heads, in VMEM.
+"""What one grid step of attention on a TPU computes: whole rows of scores of a few heads, in VMEM, of all
+queries or, where these are many, of some.
 
 Scores are transposed, keys by queries: the softmax then reduces over sublanes, by adding registers, not over
 lanes, by shuffling them. All results come transposed too, head width by positions: as the left factor of a
@@ -19,10 +20,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.tpu_blocks import Blocks
-from mmjax.kernels.attention.tpu_masks import Masks
+from mmjax.kernels.attention.tpu_masks import Masks, Side
 from mmjax.kernels.attention.tpu_preparation import Preparation
 
 _ONES = 16  # rows of a tile of bfloat16
@@ -37,19 +39,19 @@ class _Unit(NamedTuple):
 
 def forward(*refs, case: Case, blocks: Blocks):
     """Refs: lengths, segments, gains and waves where the case has them, queries, keys, values, output."""
-    masks, refs = Masks.of(case, refs)
-    preparation, (q_ref, k_ref, v_ref, y_ref) = Preparation.of(case, refs, masks.size)
+    masks, refs = Masks.of(case, blocks.step, refs)
+    preparation, (q_ref, k_ref, v_ref, y_ref) = Preparation.of(case, refs, masks.keys.count)
     units = _units(masks, blocks)
-    q_KS = _columns(masks, q_ref, case)
+    q_KS = _columns(masks.queries, q_ref, case)
     if preparation:
         q_KS = [preparation.of_head(0, x_KS) for x_KS in q_KS]
-        k_KS = [preparation.of_head(1, x_KS) for x_KS in _columns(masks, k_ref, case)]
-        k_TK = _upright(k_KS, k_ref, case)
+        k_KT = [preparation.of_head(1, x_KT) for x_KT in _columns(masks.keys, k_ref, case)]
+        k_TK = _upright(k_KT, k_ref, case)
     else:
-        k_TK = _rows(masks, k_ref, case)
-    ones_S = jnp.ones((_ONES, masks.size), case.dtype)
+        k_TK = _rows(masks.keys, k_ref, case)
+    ones_T = jnp.ones((_ONES, masks.keys.count), case.dtype)
     # The softmax' sum is the last product's, too: a row of ones costs less than adding up the weights.
-    v_KS = [jnp.concatenate([x_KS, ones_S]) for x_KS in _columns(masks, v_ref, case, clear=True)]
+    v_KT = [jnp.concatenate([x_KT, ones_T]) for x_KT in _columns(masks.keys, v_ref, case, clear=True)]
 
     def scores(unit, _):
         head, part, hide = unit
@@ -59,31 +61,34 @@ def forward(*refs, case: Case, blocks: Blocks):
         return jnp.exp2(s_TQ - s_TQ.max(0, keepdims=True)).astype(case.dtype)
 
     def output(unit, w_TQ):
-        y_KQ = _product(v_KS[unit.head], w_TQ)
+        y_KQ = _product(v_KT[unit.head], w_TQ)
         return y_KQ[: case.width] * (1 / y_KQ[case.width : case.width + 1])
 
     y_KQ = _in_turns(units, blocks.ahead, scores, weights, output)
-    _put(masks, y_ref, _joined(units, y_KQ), case)
+    _put(masks.queries, y_ref, _joined(units, y_KQ))
 
 
 def backward(*refs, case: Case, blocks: Blocks):
     """Refs: lengths, segments, gains and waves where the case has them, queries, keys, values, gradient of
-    the output; gradients by queries, keys, values and, where the case has them, gains.
+    the output; gradients by queries, keys, values and, where the case has them, gains; where a step has not
+    all queries, space for sums of gradients by keys and values.
 
     Recomputes the weights w; with the gradient g of the output, the slope of the scores is
     w (g v - sum of w g v over the keys) (Dao et al. 2022, arXiv:2205.14135, appendix B.2).
     """
-    masks, refs = Masks.of(case, refs)
-    preparation, (q_ref, k_ref, v_ref, g_ref, *results) = Preparation.of(case, refs, masks.size)
+    masks, refs = Masks.of(case, blocks.step, refs)
+    preparation, refs = Preparation.of(case, refs, masks.keys.count)
+    q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, *others = refs
     units = _units(masks, blocks)
-    q_KS, k_KS, g_KS = (_columns(masks, ref, case, clear=True) for ref in (q_ref, k_ref, g_ref))
-    given = q_KS, k_KS
+    q_KS, g_KS = (_columns(masks.queries, ref, case, clear=True) for ref in (q_ref, g_ref))
+    k_KT = _columns(masks.keys, k_ref, case, clear=True)
+    given = q_KS, k_KT
     if preparation:
-        q_KS, k_KS = ([preparation.of_head(i, x_KS) for x_KS in heads] for i, heads in enumerate(given))
-        k_TK = _upright(k_KS, k_ref, case)
+        q_KS, k_KT = ([preparation.of_head(i, x_KS) for x_KS in heads] for i, heads in enumerate(given))
+        k_TK = _upright(k_KT, k_ref, case)
     else:
-        k_TK = _rows(masks, k_ref, case, clear=True)
-    v_TK = _rows(masks, v_ref, case, clear=True)
+        k_TK = _rows(masks.keys, k_ref, case, clear=True)
+    v_TK = _rows(masks.keys, v_ref, case, clear=True)
     dk_KT, dv_KT = ([[] for _ in range(blocks.heads)] for _ in range(2))  # of parts, to be added up
 
     def scores(unit, _):
@@ -105,18 +110,43 @@ def backward(*refs, case: Case, blocks: Blocks):
         (head, part, _), (w_TQ, ds_TQ) = unit, values
         dv_KT[head].append(_product(g_KS[head][:, part], w_TQ, 1))
         dk_KT[head].append(_product(q_KS[head][:, part], ds_TQ, 1))
-        return _product(k_KS[head], ds_TQ) * case.scale
+        return _product(k_KT[head], ds_TQ) * case.scale
 
     dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
-    found = _joined(units, dq_KQ), [sum(parts[1:], parts[0]) * case.scale for parts in dk_KT]
+    by_queries = _joined(units, dq_KQ)
+    by_keys, by_values = ([sum(parts[1:], parts[0]) for parts in heads] for heads in (dk_KT, dv_KT))
+    by_keys = [x_KT * case.scale for x_KT in by_keys]
     if preparation:
-        found = _pulled(preparation, given, found, results[3:])
-    heads_KS = *found, [sum(parts[1:], parts[0]) for parts in dv_KT]
-    for ref, x_KS in zip(results[:3], heads_KS, strict=True):
-        _put(masks, ref, x_KS, case)
+        by_queries, by_keys = _pulled(preparation, given, (by_queries, by_keys), *others)
+    _put(masks.queries, dq_ref, by_queries)
+    if blocks.step is None:
+        _put(masks.keys, dk_ref, by_keys)
+        _put(masks.keys, dv_ref, by_values)
+    else:
+        _add_up(masks.keys, (dk_ref, dv_ref), (by_keys, by_values), *others)
 
 
-def _pulled(preparation, given, gradients, gains_refs):
+def _add_up(keys, refs, values, sums_ref):
+    """Adds a step's share of the gradients by keys and values to `sums_ref`; the last step writes them."""
+    step, steps = pl.program_id(2), pl.num_programs(2)
+    for i, heads in enumerate(values):
+        for h, x_KT in enumerate(heads):
+
+            @pl.when(step == 0)
+            def _(i=i, h=h, x_KT=x_KT):
+                sums_ref[i, h] = x_KT
+
+            @pl.when(step > 0)
+            def _(i=i, h=h, x_KT=x_KT):
+                sums_ref[i, h] += x_KT
+
+    @pl.when(step == steps - 1)
+    def _():
+        for i, ref in enumerate(refs):
+            _put(keys, ref, [sums_ref[i, h] for h in range(sums_ref.shape[1])])
+
+
+def _pulled(preparation, given, gradients, gains_ref=None):
     """Gradients by queries and keys as they were given, of those by what was made of them; writes the
     gains', summed over the heads of the step."""
     found, sums_K1 = [], []
@@ -125,15 +155,16 @@ def _pulled(preparation, given, gradients, gains_refs):
         by_input, by_gain = zip(*pulled, strict=True)
         found.append(list(by_input))
         sums_K1.append(by_gain)
-    for ref in gains_refs:
-        ref[...] = jnp.concatenate([sum(parts[1:], parts[0]) for parts in sums_K1], axis=1)
+    if gains_ref is not None:
+        gains_ref[...] = jnp.concatenate([sum(parts[1:], parts[0]) for parts in sums_K1], axis=1)
     return found
 
 
 def _units(masks: Masks, blocks: Blocks):
     # A few queries that are left over make no part of their own; of a single one no matrix can be made.
-    starts = [i for i in range(0, masks.size, blocks.queries) if i == 0 or masks.size - i >= _SUBLANES]
-    parts = [slice(i, j) for i, j in itertools.pairwise([*starts, masks.size])]
+    size = masks.queries.count
+    starts = [i for i in range(0, size, blocks.queries) if i == 0 or size - i >= _SUBLANES]
+    parts = [slice(i, j) for i, j in itertools.pairwise([*starts, size])]
     hides = masks.of_parts(parts)
     return [
         _Unit(head, part, hide)
@@ -179,50 +210,46 @@ def _product(x, y, axis=0):
     )
 
 
-def _packs(masks, ref, clear):
+def _packs(side: Side, ref, clear):
     """[S, X] of heads that lie side by side: one array, or one a head."""
-    packs = [ref[: masks.size]] if len(ref.shape) == 2 else [ref[h, : masks.size] for h in range(len(ref))]
-    return [masks.cleared(x_SX) for x_SX in packs] if clear else packs
+    packs = [ref[: side.count]] if len(ref.shape) == 2 else [ref[h, : side.count] for h in range(len(ref))]
+    return [side.cleared(x_SX) for x_SX in packs] if clear else packs
 
 
-def _rows(masks, ref, case, clear=False):
+def _rows(side, ref, case, clear=False):
     """[S, K] of each head."""
-    return [
-        x_SX[:, i : i + case.width]
-        for x_SX in _packs(masks, ref, clear)
-        for i in range(0, x_SX.shape[1], case.width)
-    ]
+    return _cut(_packs(side, ref, clear), case)
 
 
 def _upright(heads_KS, ref, case):
-    """[S, K] of each head, of its columns; heads that lie side by side are turned at once."""
+    """[S, K] of each head, of what `_columns` made of a ref; heads side by side are turned at once."""
     packs = [jnp.concatenate(heads_KS)] if len(ref.shape) == 2 else heads_KS
-    return [
-        x_SX[:, i : i + case.width]
-        for x_SX in (x.T for x in packs)
-        for i in range(0, x_SX.shape[1], case.width)
-    ]
+    return _cut([x_XS.T for x_XS in packs], case)
 
 
-def _columns(masks, ref, case, clear=False):
+def _cut(packs, case):
+    return [x_SX[:, i : i + case.width] for x_SX in packs for i in range(0, x_SX.shape[1], case.width)]
+
+
+def _columns(side, ref, case, clear=False):
     """[K, S] of each head."""
     return [
         x_XS[i : i + case.width]
-        for x_XS in (x_SX.T for x_SX in _packs(masks, ref, clear))
+        for x_XS in (x_SX.T for x_SX in _packs(side, ref, clear))
         for i in range(0, x_XS.shape[0], case.width)
     ]
 
 
-def _put(masks, ref, heads_KS, case):
+def _put(side, ref, heads_KS):
     """Writes [K, S] of each head; zeros where padding is."""
     if len(ref.shape) == 2:
-        _put_rows(masks, ref, jnp.concatenate(heads_KS))
+        _put_rows(side, ref, jnp.concatenate(heads_KS))
     else:
         for h, x_KS in enumerate(heads_KS):
-            _put_rows(masks, ref.at[h], x_KS)
+            _put_rows(side, ref.at[h], x_KS)
 
 
-def _put_rows(masks, ref, x_XS):
-    if masks.size < ref.shape[0]:
+def _put_rows(side, ref, x_XS):
+    if side.count < ref.shape[0]:
         ref[...] = jnp.zeros(ref.shape, ref.dtype)
-    ref[: masks.size] = masks.cleared(x_XS.T).astype(ref.dtype)
+    ref[: side.count] = side.cleared(x_XS.T).astype(ref.dtype)

@@ -93,7 +93,8 @@ def cycles(folder: pathlib.Path, device: str, case: Case, kernel: tpu_blocks.Ker
     gradient = () if kernel == "forward" else (x,)
     run = functools.partial(pallas_tpu.call, kernel, case, blocks)
     found = tpu_schedule.cycles(folder, device, run, (arrays, *gradient))
-    return found[f"attention_{kernel}"] / blocks.heads
+    steps = 1 if blocks.step is None else -(-case.keys // blocks.step)
+    return steps * found[f"attention_{kernel}"] / blocks.heads
 
 
 def best(folder, device, case, kernel):

@@ -1,5 +1,6 @@
 """Folders of pictures as a source: splits, what is said of them, and their pictures."""
 
+import dataclasses
 import logging
 import pickle
 
@@ -61,6 +62,17 @@ def test_what_is_found_is_said_once_with_three_examples(tmp_path, caplog):
         "  left out: 1 x picture without a caption (bare.png)",
         "  left out: 1 x caption without a picture (lost.txt)",
     ]
+
+
+def test_a_table_of_labels_that_names_an_unknown_picture_is_refused_where_that_is_asked_for(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "labels.csv").write_text("file,label\na.png,red\nb.png,round\ngone.png,red\n")
+    folder = Folder(path=str(tmp_path), split="all", picture="file", captions=("label",))
+    folder.prepare()
+    assert len(folder) == 2
+    message = "names 1 pictures that are not there, such as gone.png; mend it, or leave"
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(folder, strict=True).prepare()
 
 
 def test_an_empty_split_and_an_impossible_share_are_refused(tmp_path):

@@ -227,6 +227,8 @@ QUICK = covering(
 QUICK += [
     Example(length=17, heads=16, width=80, dtype="bfloat16", lengths=True),
     Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
+    # More queries than a grid step of a TPU takes.
+    Example(length=1030, heads=1, width=64, lengths=True, norm=True, rope=True),
 ]
 ALL = [
     Example(length=length, width=width, dtype=dtype, **options)

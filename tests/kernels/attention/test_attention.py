@@ -6,9 +6,11 @@ Kernels are interpreted here, so this is about what they compute, not about what
 import itertools
 
 import attending
+import jax
 import numpy as np
 import pytest
 from attending import ALL, MEMBERS, QUICK, RESULTS
+from flax import linen as nn
 
 PADDED = [example for example in QUICK if not example.real.all()]
 
@@ -72,6 +74,40 @@ def test_large_scores_neither_overflow_nor_lose_their_order(member):
     v = attending.random((1, length, width))
     output = attending.attention(q, k, v, num_heads=1, implementation=member)
     np.testing.assert_allclose(output, np.broadcast_to(v[:, -1:], v.shape), rtol=1e-6)
+
+
+def test_a_pooling_query_is_normalised_like_keys():
+    """As Flax does it; padding stays without a say, and without a gradient that is no number."""
+    q, k, v = attending.random((2, 1, 16)), attending.random((2, 5, 16), 1), attending.random((2, 5, 16), 2)
+    gains = attending.random((2, 8), 3)
+    lengths = np.array([5, 2], np.int32)
+
+    def normalised(x, gain):
+        norm = nn.LayerNorm(use_bias=False, epsilon=1e-6)
+        return norm.apply({"params": {"scale": gain}}, x.reshape(*x.shape[:2], 2, 8)).reshape(x.shape)
+
+    def plain(q, k, gains):
+        q, k = normalised(q, gains[0]), normalised(k, gains[1])
+        return attending.attention(q, k, v, num_heads=2, lengths=lengths).sum()
+
+    def ours(q, k, gains):
+        return attending.attention(q, k, v, num_heads=2, lengths=lengths, qk_norm=tuple(gains)).sum()
+
+    expected = jax.value_and_grad(plain, argnums=(0, 1, 2))(q, k, gains)
+    found = jax.value_and_grad(ours, argnums=(0, 1, 2))(q, k.at[1, 2:].set(np.nan), gains)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_angles_are_constants(member):
+    x, angles = attending.random((1, 5, 16)), attending.random((1, 5, 4))
+
+    def run(angles):
+        return attending.attention(x, x, x, num_heads=2, angles=angles, implementation=member)[0, 0, 0]
+
+    value, gradient = jax.value_and_grad(run)(angles)
+    assert value != run(angles + angles**2) and not gradient.any()
 
 
 def test_the_quick_examples_have_every_mask_and_pair_every_value_with_every_other():

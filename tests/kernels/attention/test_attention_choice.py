@@ -33,6 +33,9 @@ def case(**fields):
         (dict(lengths=jnp.ones(2)), "lengths are integers of shape .2,., got float32"),
         (dict(segment_ids=jnp.ones((1, 5), jnp.int32)), "segment_ids are integers of shape .2, 5."),
         (dict(q=X[:, :1], causal=True), "need as many queries as keys, got 1 and 5; mask by lengths"),
+        (dict(qk_norm=(X[0, 0, :32], X[0, 0])), "qk_norm has two gains of shape .32,., got ..32,., .64,.."),
+        (dict(angles=X[:1, :, :8]), "one for every two of 32 features, .2 or 1, 5, 16., got .1, 5, 8."),
+        (dict(q=X[:, :1], angles=X[:1, :1, :16]), "angles need as many queries as keys, got 1 and 5; turn"),
         (dict(implementation="flash"), "implementation='flash' is none of .'auto', 'pallas_tpu'"),
     ],
 )
@@ -126,6 +129,13 @@ def test_auto_has_an_answer_for_every_platform_that_can_be_compiled_for(monkeypa
 def test_what_only_xla_serves_needs_no_choice_by_platform(monkeypatch):
     monkeypatch.setattr(devices, "compilable", lambda: frozenset(("cuda", "tpu")))
     assert set(choice.choose("auto", case(queries=1)).values()) == {"xla"}
+
+
+def test_rows_are_normalised_and_turned_in_the_kernel_and_else_before_it():
+    fields = dict(norm=True, rope=True)
+    assert choice.prepares("pallas_tpu", case(**fields))
+    assert not choice.prepares("pallas_tpu", case(queries=2000, keys=2000, **fields))
+    assert not any(choice.prepares(name, case(**fields)) for name in ("pallas_gpu", "cudnn", "xla"))
 
 
 def test_members_of_the_suite_are_those_that_run_here():

@@ -64,6 +64,24 @@ def test_blocks_change_nothing_but_the_order_of_work(change):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    "example, change",
+    [
+        (Example(length=300), {}),
+        (Example(length=261, **ALL_MASKS), {}),
+        (Example(length=257, width=72, lengths=True, causal=True), dict(apart=True, heads=1)),
+        (Example(length=256, segments=True, kv_len=True), dict(heads=2, apart=True)),
+    ],
+    ids=str,
+)
+def test_queries_that_stream_past_keys_give_the_reference(example, change):
+    blocks = Blocks(heads=2, apart=False, queries=128, ahead=1, step=128)
+    found, expected = run(example, dataclasses.replace(blocks, **change)), attending.reference(example)
+    size = max(np.abs(x).max() for x in expected.values())
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6 * size, err_msg=name)
+
+
 def races(capfd, function) -> bool:
     """Whether steps that run at the same time touch the same memory; JAX 0.10 prints it, 0.12 raises."""
     try:
@@ -77,9 +95,10 @@ def races(capfd, function) -> bool:
     return "RACE DETECTED" in capfd.readouterr().out
 
 
-def test_grid_steps_on_two_cores_do_not_race(capfd):
-    example = Example(length=24, heads=4, batch=2, **ALL_MASKS)
-    blocks = Blocks(heads=2, apart=False, queries=24, ahead=1)
+@pytest.mark.parametrize("length, step", [(24, None), (130, 128)])
+def test_grid_steps_on_two_cores_do_not_race(capfd, length, step):
+    example = Example(length=length, heads=4, batch=2, **ALL_MASKS)
+    blocks = Blocks(heads=2, apart=False, queries=step or length, ahead=1, step=step)
     assert not races(capfd, lambda: run(example, blocks, TWO_CORES))
 
 
@@ -133,6 +152,21 @@ def test_heads_lie_side_by_side_where_they_fill_lanes(heads, width, most, expect
     case = case_of(Example(length=50, heads=heads, width=width))
     blocks = tpu_blocks.fit(case, Plan(most=most, queries=128, ahead=1))
     assert (blocks.heads, blocks.apart) == expected
+
+
+@pytest.mark.parametrize("length", (1025, 2048, 4097, 8192))
+def test_long_rows_have_all_keys_of_some_queries(length):
+    for heads, width, dtype in itertools.product((1, 3, 12, 16), attending.WIDTHS, attending.DTYPES):
+        case = case_of(Example(length=length, heads=heads, width=width, dtype=dtype))
+        assert pallas_tpu.refusal(case) is None
+        for kernel in ("forward", "backward"):
+            blocks = tpu_blocks.blocks(case, kernel, "TPU v5 lite")
+            assert blocks.step == blocks.queries and blocks.step % 128 == 0
+            assert blocks.apart or blocks.heads == heads or blocks.heads * width % 128 == 0
+            # Of float32: five arrays of scores' size, in 100 MiB.
+            assert 5 * 4 * blocks.heads * length * blocks.step <= 100 * 2**20
+    too_long = case_of(Example(length=pallas_tpu.LONGEST + 1))
+    assert pallas_tpu.refusal(too_long) == "rows of scores are of up to 8192 keys, not 8193"
 
 
 def test_the_table_is_taken_where_it_has_the_case_and_says_on_what_it_was_made():
