@@ -18,7 +18,7 @@ TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}")
 
 
 def get_config():
-    train, val, test = (Fashion(split=split) for split in ("train", "val", "test"))
+    train, val, test = (Fashion(split=split, inverted=True) for split in ("train", "val", "test"))
     zero_shot = ZeroShot(name=NAME, source=test, templates=TEMPLATES, limit=1_000)
     return Evaluate(
         evals={

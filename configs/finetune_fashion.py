@@ -1,4 +1,4 @@
-"""Fashion-MNIST from a checkpoint: the whole network, low-rank changes of it, half of its weights, or a head.
+"""Fashion-MNIST from a checkpoint: the network or half of its weights, changes of it, parts in it, a head.
 
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
@@ -29,7 +29,7 @@ def get_config(
     steps: int = 1_500,
     seed: int = 0,
 ):
-    train = Fashion(split="train")
+    train = Fashion(split="train", inverted=True)
     if shots is not None:
         train = Few(source=train, each=shots, seed=seed)
     return Classify(
@@ -46,7 +46,10 @@ def get_config(
         optim=Optim(lr=RATES[tune], warmup_steps=steps // 20, weight_decay=0.05),
         evals={
             split: Classified(
-                name=f"fashion_{split}", source=Fashion(split=split), classes=train, every_steps=every_steps
+                name=f"fashion_{split}",
+                source=Fashion(split=split, inverted=True),
+                classes=train,
+                every_steps=every_steps,
             )
             for split, every_steps in (("val", steps // 3), ("test", 0))
         },

@@ -15,22 +15,38 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part, Pruned
+from mmjax.finetune.context import Prompts
+from mmjax.finetune.tune import Extend, Full, Lora, Part, Pruned
 from mmjax.optim import Optim
+from mmjax.towers.extended import Adapters
+from mmjax.towers.prompts import Border, Tokens
 
-Tunes = Literal["full", "lora", "bias", "head", "pruned"]
-Heads = Literal["linear", "prompts", "attentive"]
+Tunes = Literal["full", "lora", "adapter", "tokens", "border", "bias", "head", "pruned"]
+Heads = Literal["linear", "prompts", "learned", "attentive"]
 TUNES = {
     "full": Full(),
     "lora": Lora(pattern="kernel$"),
+    "adapter": Extend(extras=(Adapters(width=16),)),
+    "tokens": Extend(extras=(Tokens(count=8),)),  # of a ViT
+    "border": Extend(extras=(Border(width=4),)),
     "bias": Part(pattern="bias$"),
     "head": Part(),
     "pruned": Pruned(share=0.5),
 }
-RATES = {"full": 5e-4, "lora": 2e-3, "bias": 3e-3, "head": 1e-2, "pruned": 5e-4}
+RATES = {
+    "full": 5e-4,
+    "lora": 2e-3,
+    "adapter": 2e-3,
+    "tokens": 1e-2,
+    "border": 1e-2,
+    "bias": 3e-3,
+    "head": 1e-2,
+    "pruned": 5e-4,
+}
 HEADS = {
     "linear": heads.Linear(),
     "prompts": heads.Prompted(templates=("a photo of a {}", "{}")),
+    "learned": Prompts(length=4),  # with tune=head: prompt learning
     "attentive": heads.Attentive(heads=4),
 }
 

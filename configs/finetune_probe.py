@@ -13,7 +13,7 @@ from mmjax.finetune.probe import Probe
 
 def get_config(init_from: str = "runs/quickstart", fashion: bool = False):
     if fashion:
-        train, val, test = (Fashion(split=split) for split in ("train", "val", "test"))
+        train, val, test = (Fashion(split=split, inverted=True) for split in ("train", "val", "test"))
         evals = {"test": Classified(name="fashion_test", source=test, classes=train)}
         return Probe(init_from=init_from, train=train, val=val, evals=evals)
     train, val = (

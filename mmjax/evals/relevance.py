@@ -73,7 +73,7 @@ class Relevance:
                 Match(image, float(cosine_N[n]), right=False)
                 for image, cosine_N in zip(shown, cosines, strict=True)
             ]
-            tiles.insert(1, Match(overlaid(picture, map_Nhw[n]), float(cosines[0][n]), right=True))
+            tiles.insert(1, Match(overlaid(picture, map_Nhw[n]), float(cosines[0][n]), right=False))
             rows.append(Row(captions[n], tuple(tiles)))
         note = (
             "As the tower sees them: the picture; what of it speaks for the caption, in red; the picture "

@@ -8,7 +8,8 @@ contrastive finetuning, with a teacher or without.
 - `tokenizer.model`, where texts are classified or a head begins with the names of classes;
 - `checkpoints/<step>/params`, or `best/<step>/params`; `ema` in its place where the run averaged its
   weights, since these are what it was evaluated with: the shapes of all parameters, and the values of those
-  that are used, the towers'; where a head begins with names, the text tower's and the objective's scale, too.
+  that are used, the towers'; where a head begins with names, or learns prompts, the text tower's and the
+  objective's scale, too.
 
 The optimizer state is never read. Parameters are laid out on the mesh that asks, whatever mesh wrote them.
 The workdir of a finetune keeps the same contract, so that another may start from it, unless its checkpoints

@@ -53,8 +53,11 @@ class Step(NamedTuple):
     here: tuple[int, ...] | None  # its shape in the tower
 
 
-def plan(adapt: Adapt, there, here) -> list[Step]:
+def plan(adapt: Adapt, there, here, *, new: str | None = None) -> list[Step]:
     """The fate of every path of two trees of `jax.ShapeDtypeStruct`s, the checkpoint's and the tower's.
+
+    Args:
+        new: pattern of the tower's parameters that begin anew where the checkpoint lacks them.
 
     Raises:
         ValueError: a path is in one of them only, or in shapes that do not fit, and no pattern names it; or a
@@ -64,7 +67,7 @@ def plan(adapt: Adapt, there, here) -> list[Step]:
     _check_named("fresh", adapt.fresh, want)
     _check_named("drop", adapt.drop, have)
     steps = [
-        Step(path, _fate(adapt, path, have.get(path), shape), have.get(path), shape)
+        Step(path, _fate(adapt, path, have.get(path), shape, new), have.get(path), shape)
         for path, shape in want.items()
     ]
     for path in (path for path in have if path not in want):
@@ -138,8 +141,8 @@ def resize_grid(x_SD, before: tuple[int, ...], after: tuple[int, ...], *, filter
     return jax.image.resize(x, (*after, x.shape[-1]), method=filter).reshape(-1, x.shape[-1])
 
 
-def _fate(adapt: Adapt, path: str, there, here) -> Fate:
-    if _named(adapt.fresh, path):
+def _fate(adapt: Adapt, path: str, there, here, new) -> Fate:
+    if _named(adapt.fresh, path) or (there is None and _named(new, path)):
         return "fresh"
     if there == here:
         return "restored"

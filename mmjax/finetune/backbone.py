@@ -7,6 +7,7 @@ from flax import linen as nn
 from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.tune import Full, Tune
+from mmjax.towers.extended import Extended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class Backbone:
     tune: Tune = Full()
     frozen_steps: int = 0  # first steps that leave the tower as it is
     adapt: Adapt = Adapt()
-    module: nn.Module | None = None  # None: as the checkpoint's run has it
+    module: nn.Module | Extended | None = None  # None: as the checkpoint's run has it
     tokenizer: TokenizerConfig | None = None  # of texts; None: as the checkpoint's run has it
 
     def __post_init__(self):

@@ -89,8 +89,8 @@ class CrossAttention(nn.Module):
     patches in ALBEF (Li et al. 2021, arXiv:2107.07651, section 3.1), layer by layer; the embedding is the
     mean of what they have become.
 
-    Tokens of either are given learned places, since those of a convolution or of a bag of pieces need not
-    tell theirs.
+    The first token of either is the tower's embedding, which knows what no patch alone does. All are given
+    learned places, since tokens of a convolution or of a bag of pieces need not tell theirs.
     """
 
     width: int = 128
@@ -112,16 +112,19 @@ class CrossAttention(nn.Module):
                 "two towers, and as fusion.asks one of these"
             )
         x_BSD, context_BTD = (self._tokens(name, encoded[name]) for name in (self.asks, *others))
-        lengths_B = lengths[self.asks]
+        lengths_B, context_lengths_B = (
+            None if lengths[name] is None else lengths[name] + 1 for name in (self.asks, *others)
+        )
         for i in range(self.depth):
             block = CrossBlock(
                 heads=self.heads, mlp=self.mlp or 4 * self.width, dropout=self.dropout, name=f"block_{i}"
             )
-            x_BSD = block(x_BSD, lengths_B, context_BTD, lengths[others[0]], train=train)
+            x_BSD = block(x_BSD, lengths_B, context_BTD, context_lengths_B, train=train)
         x_BSD = nn.LayerNorm(name="norm")(x_BSD)
         return Fused(Encoded(pooling.mean(x_BSD, lengths_B), x_BSD), lengths_B)
 
     def _tokens(self, name: str, encoded: Encoded):
+        """[B, 1 + S, D]"""
         x_BSD = encoded.tokens_BSD
         if x_BSD is None or x_BSD.ndim != 3:
             shape = None if x_BSD is None else list(x_BSD.shape)
@@ -131,6 +134,9 @@ class CrossAttention(nn.Module):
             )
         x_BSD = nn.LayerNorm(name=f"norm_{name}")(x_BSD.astype(jnp.float32))
         x_BSD = Dense(self.width, name=f"tokens_{name}")(x_BSD)
+        (z_BE,) = _embeddings({name: encoded})
+        z_BD = Dense(self.width, name=f"embedding_{name}")(z_BE)
+        x_BSD = jnp.concatenate([z_BD[:, None], x_BSD], axis=1)
         start = nn.initializers.normal(_PLACES)
         return x_BSD + self.param(f"positions_{name}", start, x_BSD.shape[1:])
 
@@ -169,7 +175,7 @@ def _embeddings(encoded: dict[str, Encoded]) -> list[Array]:
         if of_tower.embedding_BE.ndim != 2:
             raise ValueError(
                 f"the {name} tower gives {list(of_tower.embedding_BE.shape)}, not one embedding an example; "
-                "use a tower that pools, or fusion.CrossAttention()"
+                "use a tower that pools"
             )
     return [unit(x.embedding_BE) * x.embedding_BE.shape[1] ** 0.5 for x in encoded.values()]
 

@@ -1,7 +1,8 @@
 """Workdirs that are written, not trained: finished classifiers made into one that is their mean.
 
 What is written is a finished finetune of all parameters: `mmjax.load` reads it, evaluators run on it alone,
-and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged.
+and another finetune may begin with it. Of low-rank changes it holds the whole tower, merged; of learned
+prompts what the text tower makes of them.
 """
 
 import dataclasses
@@ -15,8 +16,12 @@ from mmjax import config, metrics, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune import context
 from mmjax.finetune.averaging import soup
 from mmjax.finetune.classifier import Classifier
+from mmjax.finetune.classify import Classify
+from mmjax.finetune.context import Prompts
+from mmjax.finetune.network import HEAD
 from mmjax.finetune.quantized import Quantized
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
@@ -55,9 +60,17 @@ def opened(path: str) -> Classifier:
 
 
 def merged(model: Classifier) -> Any:
-    """All parameters of the towers, the fusion and the heads, whatever part of them was trained."""
+    """All parameters of a network such as `whole` has it, whatever part of them was trained."""
+
+    def of(trained, fixed):
+        params = model.network.params(trained, fixed)
+        for task, head in model.network.heads.items():
+            if isinstance(head, Prompts):
+                params[HEAD][task] = context.merged_params(head, params[HEAD][task])
+        return params
+
     with jax.set_mesh(model.mesh):
-        return jax.jit(model.network.params)(model.params, model.fixed)
+        return jax.jit(of)(model.params, model.fixed)
 
 
 def check_free(directory: pathlib.Path):
@@ -78,6 +91,14 @@ def export(model: Classifier, params, directory: pathlib.Path, meta: dict[str, A
 
 def whole(cfg):
     """The config of a finetune of all parameters, for what another one ended with, merged."""
+    if isinstance(cfg, Classify):
+        tasks = {
+            name: dataclasses.replace(task, head=context.merged(task.head))
+            if isinstance(task.head, Prompts)
+            else task
+            for name, task in cfg.tasks.items()
+        }
+        cfg = dataclasses.replace(cfg, tasks=tasks)
     return dataclasses.replace(
         cfg,
         towers={

@@ -13,10 +13,13 @@ from flax import linen as nn
 
 from mmjax.data import colour
 from mmjax.data.geometry import Preprocess
+from mmjax.finetune.context import Prompts
 from mmjax.finetune.matching import Paired
+from mmjax.finetune.trees import together
 from mmjax.finetune.tune import Tune
 from mmjax.finetune.tuned import Tuned
 from mmjax.towers import Encoded, batch_norm, text
+from mmjax.towers.extended import Extended
 
 HEAD, FUSION = "head", "fusion"
 
@@ -31,7 +34,7 @@ class Found(NamedTuple):
 class Network:
     """What of a classification does not change while it is trained."""
 
-    towers: dict[str, nn.Module]  # by modality
+    towers: dict[str, nn.Module | Extended]  # by modality
     tunes: dict[str, Tune]  # of each tower
     fusion: nn.Module
     heads: dict[str, nn.Module]  # by task
@@ -69,9 +72,20 @@ class Network:
         """What of the towers is trained."""
         return Tuned(tunes=self.tunes, others=(HEAD, FUSION))
 
+    def fixed_heads(self, params):
+        """The part of the heads' parameters that training leaves as it is, of {"head": {task: ...}}."""
+        found = {
+            task: head.fixed(params[HEAD][task])
+            for task, head in self.heads.items()
+            if isinstance(head, Prompts)
+        }
+        return {HEAD: found} if found else {}
+
     def params(self, trained, fixed):
         """All parameters: {modality: ..., "fusion": ..., "head": {task: ...}}."""
         own = {name: trained[name] for name in (HEAD, FUSION) if name in trained}
+        if HEAD in own:
+            own[HEAD] = together(own[HEAD], fixed.get(HEAD, {}))
         return {**own, **self.tuned.merged(trained, fixed)}
 
     def __call__(
@@ -94,8 +108,9 @@ class Network:
             if key is None or name not in learning:
                 encoded[name] = self.encode(name, params, x)
             else:
+                own_key, follow = jax.random.fold_in(key, i), self.tunes[name].whole
                 encoded[name], statistics[name] = batch_norm.apply_in_training(
-                    self.towers[name], params[name], x, jax.random.fold_in(key, i)
+                    self.towers[name], params[name], x, own_key, follow=follow
                 )
         lengths, count = self._lengths(inputs), len(inputs) + 1 + len(self.heads)
         own = [name for name in self.heads if name not in pair]

@@ -8,7 +8,7 @@ Letters: R layers of a kernel, or 1, N weights of each.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Pruned:
     # The smallest weights of all named kernels together; else of each one, and in it of each layer.
     together: bool = False
     over_steps: int = 0  # first steps of training, in which the share grows; 0: it is reached before them
+    new: ClassVar[str | None] = None
+    whole: ClassVar[bool] = True
 
     def __post_init__(self):
         check_pattern("tune.pattern", self.pattern)
@@ -37,6 +39,9 @@ class Pruned:
             raise ValueError(
                 f"share={self.share} must lie between 0 and 1, and over_steps={self.over_steps} be 0 or more"
             )
+
+    def module(self, tower):
+        return tower
 
     def start(self, params):
         return params

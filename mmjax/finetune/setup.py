@@ -11,7 +11,8 @@ from mmjax import metrics, sharding
 from mmjax.data import pipeline, preparing
 from mmjax.finetune import adapt, heads, zero_shot
 from mmjax.finetune.base import Base
-from mmjax.finetune.network import HEAD, Network
+from mmjax.finetune.context import Prompts
+from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.step import init_state
 
 
@@ -20,7 +21,7 @@ class Shapes(NamedTuple):
 
     towers: Any  # all parameters of the towers
     start: Any  # those that training begins with
-    fixed: Any  # those that it leaves as they are
+    fixed: Any  # those that it leaves as they are, and such of heads
     state: Any  # the train state
 
 
@@ -41,14 +42,17 @@ class Setup:
             adapt.report(self.base, plan)
 
     def read(self, shapes):
-        """A part of the towers' parameters, of the checkpoint as far as the plans have them from there."""
+        """A part of the parameters of towers, of the checkpoint as far as the plans have them from there, or
+        of heads that have some from there."""
         found = {}
-        for modality, of_tower in shapes.items():
-            part = {modality: of_tower}
-            wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
+        wanted = sharding.with_layout(shapes, sharding.shardings(self.mesh, shapes))
+        if HEAD in wanted:
+            of_tasks = wanted.pop(HEAD)
+            found[HEAD] = {task: zero_shot.fixed_of(self.base, x) for task, x in of_tasks.items()}
+        for modality, of_tower in wanted.items():
             change, plan = self.cfg.towers[modality].adapt, self.plans[modality]
             with metrics.phase(f"reading {modality} of {self.base.name}"):
-                found |= adapt.load(self.base, change, plan, wanted, self._init_towers)
+                found |= adapt.load(self.base, change, plan, {modality: of_tower}, self._init_towers)
         return found
 
     def first_state(self, layout, fixed):
@@ -59,15 +63,14 @@ class Setup:
             if isinstance(task.head, heads.Prompted) and not task.keep_head
         }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.shapes.start), fixed, kernels, self._kept_heads())
+        return make(self.read(self.shapes.start), fixed, kernels, self._kept())
 
-    def _kept_heads(self):
-        all_heads = self.shapes.state["params"][HEAD]
-        wanted = {name: all_heads[name] for name, task in self.cfg.tasks.items() if task.keep_head}
-        if not wanted:
+    def _kept(self):
+        """Heads that training goes on with, and the fusion that they were trained on."""
+        part = _kept(self.cfg, self.shapes.state["params"])
+        if not part:
             return {}
-        part = {HEAD: wanted}
-        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))[HEAD]
+        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))
 
     def _init_towers(self):
         layout = sharding.shardings(self.mesh, self.shapes.towers)
@@ -90,9 +93,14 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
     there = base.shapes()
-    _check_kept_heads(cfg, base, there, shapes.state["params"])
+    _check_kept(cfg, base, there, shapes.state["params"])
     plans = {
-        modality: adapt.plan(tower.adapt, {modality: there[modality]}, {modality: shapes.towers[modality]})
+        modality: adapt.plan(
+            tower.adapt,
+            {modality: there[modality]},
+            {modality: shapes.towers[modality]},
+            new=tower.tune.new,
+        )
         for modality, tower in cfg.towers.items()
     }
     return Setup(cfg=cfg, base=base, mesh=mesh, network=network, plans=plans, shapes=shapes)
@@ -116,19 +124,35 @@ def resolved(cfg, base: Base):
         cfg,
         init_from=base.name,
         towers={modality: _resolved(tower, modality, base) for modality, tower in cfg.towers.items()},
-        tasks={name: task.resolved(name, cfg.data.train) for name, task in cfg.tasks.items()},
+        tasks={
+            name: _with_prompts(task.resolved(name, cfg.data.train), base) for name, task in cfg.tasks.items()
+        },
         preprocess=preprocess,
     )
 
 
-def _check_kept_heads(cfg, base: Base, there, here):
-    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes."""
+def _kept(cfg, params):
+    """The part of all parameters that comes from the checkpoint beside those of towers."""
+    wanted = {name: params[HEAD][name] for name, task in cfg.tasks.items() if task.keep_head}
+    if not wanted:
+        return {}
+    return {HEAD: wanted} | ({FUSION: params[FUSION]} if FUSION in params else {})
+
+
+def _check_kept(cfg, base: Base, there, here):
+    """Raises ValueError where a task keeps a head that the checkpoint has not, or for other classes, or on
+    another fusion."""
     for name in (name for name, task in cfg.tasks.items() if task.keep_head):
         old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
-        if old != new or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names:
+        fusions = [jax.tree.map(jnp.shape, tree.get(FUSION, {})) for tree in (there, here)]
+        if (
+            old != new
+            or fusions[0] != fusions[1]
+            or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names
+        ):
             raise ValueError(
-                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes; begin with a "
-                "finetune of this task, or leave it out"
+                f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes and fusion; "
+                "begin with a finetune of this task, or leave it out"
             )
 
 
@@ -136,7 +160,15 @@ def _resolved(tower, modality: str, base: Base):
     """A `Backbone` with what it takes from the checkpoint."""
     there = base.tower(modality)
     tokenizer = (tower.tokenizer or base.config.tokenizer) if modality == "text" else None
-    return dataclasses.replace(tower, module=tower.module or there, tokenizer=tokenizer)
+    module = tower.tune.module(tower.module or there)
+    return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
+
+
+def _with_prompts(task, base: Base):
+    """A task whose head, where it learns prompts, has the checkpoint's text tower."""
+    if not isinstance(task.head, Prompts):
+        return task
+    return dataclasses.replace(task, head=zero_shot.with_text(task.head, base, task.labels.names))
 
 
 def shapes_of(cfg, network: Network) -> Shapes:
@@ -147,6 +179,7 @@ def shapes_of(cfg, network: Network) -> Shapes:
     """
     towers = jax.eval_shape(lambda: _init_towers(cfg, network))
     start, fixed = network.tuned.start(towers), network.tuned.fixed(towers)
+    fixed |= network.fixed_heads(jax.eval_shape(network.init_heads, jax.random.key(0), towers))
     state = jax.eval_shape(lambda *parts: init_state(cfg, network, *parts), start, fixed)
     return Shapes(towers, start, fixed, state)
 

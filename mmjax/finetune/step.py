@@ -14,8 +14,9 @@ from mmjax import optim, training
 from mmjax.data import colour
 from mmjax.finetune import loss
 from mmjax.finetune.matching import Matching
-from mmjax.finetune.network import HEAD, Network
+from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.pruned import keeping_zeros
+from mmjax.finetune.trees import without
 from mmjax.optim.paths import map_paths
 
 
@@ -24,16 +25,19 @@ def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
 
     Args:
         cfg: a resolved `Classify`.
-        start, fixed: what `network` makes of the towers' parameters.
+        start, fixed: what `network` makes of the parameters of the towers, and of heads.
         kernels: [E, C] of heads by task, in place of zeros.
-        kept: all parameters of heads by task.
+        kept: of "head" by task, and of "fusion", in place of what begins anew.
     """
     head_key, tune_key, run_key = jax.random.split(jax.random.key(cfg.seed), 3)
     trained = network.tuned.begin(tune_key, start, fixed)
     rest = network.init_heads(head_key, network.params(trained, fixed))
+    rest[HEAD] = without(rest[HEAD], fixed.get(HEAD, {}))
     for task, kernel_EC in (kernels or {}).items():
         rest[HEAD][task]["logits"]["kernel"] = kernel_EC
-    rest[HEAD] |= kept or {}
+    kept = kept or {}
+    rest[HEAD] |= kept.get(HEAD, {})
+    rest |= {FUSION: kept[FUSION]} if FUSION in kept else {}
     return training.state_of(cfg, {**trained, **rest}, run_key)
 
 

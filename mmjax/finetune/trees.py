@@ -14,6 +14,17 @@ def pick(tree, chosen):
     return found
 
 
+def without(tree, other):
+    """The part of a nested dict that is not in `other`; empty dicts are left out."""
+    found = {}
+    for name, value in tree.items():
+        if name not in other:
+            found[name] = value
+        elif isinstance(value, dict) and (rest := without(value, other[name])):
+            found[name] = rest
+    return found
+
+
 def together(one, other):
     """Two nested dicts without a path in common as one."""
     if not (isinstance(one, dict) and isinstance(other, dict)):

@@ -1,12 +1,16 @@
-"""What of a tower is trained: all, a part by path, low-rank changes of its kernels, or nothing.
+"""What of a tower is trained: all, a part by path, low-rank changes of its kernels, or parts put into it.
 
-A **tuning** is a frozen dataclass with four methods. `start` and `fixed` are the parts of the tower's
-parameters that training begins with and that it leaves as they are; `begin` makes what is trained of both,
-and `merged` the tower's parameters of what is trained and what is fixed. Checkpoints hold what is trained.
+A **tuning** is a frozen dataclass. `module` is the tower as it will be trained, and `new` names parameters
+that it then has and a checkpoint need not have. `start` and `fixed` are the parts of the tower's parameters
+that training begins with and that it leaves as they are; `begin` makes what is trained of both, and `merged`
+the tower's parameters of what is trained and what is fixed. Checkpoints hold what is trained. `whole` says
+whether running statistics follow the batches: where only a part is trained they stay as they are, and the
+tower normalises by them in training, too.
 """
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +19,18 @@ from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.trees import pick, together
 from mmjax.optim.paths import check_pattern, kernel_axes, map_paths, matches
 from mmjax.sharding import path_name
+from mmjax.towers.extended import Adapters, Extra, extended
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Full:
     """Every parameter is in the run's checkpoints; `optim.frozen` names those that stay as they are."""
+
+    new: ClassVar[str | None] = None
+    whole: ClassVar[bool] = True
+
+    def module(self, tower):
+        return tower
 
     def start(self, params):
         return params
@@ -40,9 +51,14 @@ class Part:
 
     # Regular expression, looked for in paths such as image/norm/bias; None trains the head alone.
     pattern: str | None = None
+    new: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
 
     def __post_init__(self):
         check_pattern("tune.pattern", self.pattern or "")
+
+    def module(self, tower):
+        return tower
 
     def start(self, params):
         return pick(params, self._chosen(params))
@@ -74,11 +90,16 @@ class Lora:
     pattern: str = r"(query|value)/kernel$"  # regular expression: the kernels that change
     rank: int = 8
     scale: float = 16.0
+    new: ClassVar[str | None] = None
+    whole: ClassVar[bool] = False
 
     def __post_init__(self):
         check_pattern("tune.pattern", self.pattern)
         if self.rank < 1 or not 0 < self.scale < math.inf:
             raise ValueError(f"rank={self.rank} must be at least 1, and scale={self.scale} positive")
+
+    def module(self, tower):
+        return tower
 
     def start(self, params):
         return {}
@@ -116,4 +137,44 @@ class Lora:
         return {"a": a, "b": jnp.zeros((*layers, self.rank, columns))}
 
 
-Tune = Full | Part | Lora | Pruned
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extend:
+    """Adapters, prompts and the like are put into the tower and trained. They begin anew, unless the
+    checkpoint is of a tower that has them; a soup of this finetune, or one from it, has them as well."""
+
+    extras: tuple[Extra, ...] = (Adapters(),)
+    also: str | None = None  # parameters of the tower itself that are trained: norm.*/(scale|bias)$, say
+    whole: ClassVar[bool] = False
+
+    def __post_init__(self):
+        check_pattern("tune.also", self.also or "")
+        if not self.extras:
+            raise ValueError(
+                "tune.extras=() puts nothing into the tower; give Adapters(), say, or use Part()"
+            )
+
+    @property
+    def new(self) -> str:
+        return "|".join(extra.paths for extra in self.extras)
+
+    def module(self, tower):
+        return extended(tower, self.extras)
+
+    def start(self, params):
+        return self._part.start(params)
+
+    def fixed(self, params):
+        return self._part.fixed(params)
+
+    def begin(self, key, start, fixed):
+        return start
+
+    def merged(self, trained, fixed):
+        return together(trained, fixed)
+
+    @property
+    def _part(self) -> Part:
+        return Part(pattern=self.new if self.also is None else f"{self.new}|{self.also}")
+
+
+Tune = Full | Part | Lora | Extend | Pruned

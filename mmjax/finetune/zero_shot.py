@@ -1,4 +1,5 @@
-"""The kernel of a head that begins as zero-shot classification. Letters: C classes, E embedding."""
+"""What heads take from a checkpoint's text tower: a kernel that begins as zero-shot classification, or the
+tower itself where prompts are learned. Letters: C classes, E embedding."""
 
 import functools
 
@@ -7,10 +8,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mmjax import sharding
+from mmjax.data.captions import check_templates
 from mmjax.evals.zero_shot import embed_classes
 from mmjax.finetune.base import Base
+from mmjax.finetune.context import SCALE, Prompts, rows_with_room
 from mmjax.finetune.heads import Prompted
 from mmjax.model import encoders, in_batches
+from mmjax.towers.extended import extended
+from mmjax.towers.prompts import Context
 
 _ROWS = 256  # texts of one forward pass
 
@@ -39,3 +44,30 @@ def kernel(base: Base, head: Prompted, names: tuple[str, ...], mesh: Mesh):
         head.templates,
     )
     return jax.device_put(scale * z_CE.T, sharding.replicated(mesh))
+
+
+def with_text(head: Prompts, base: Base, names: tuple[str, ...]) -> Prompts:
+    """The head with what it takes from the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint has no text tower, or its rows of ids no room for the context.
+    """
+    check_templates((head.template,))
+    config = base.config.tokenizer
+    context = Context(length=head.length, first=0 if config is None or config.bos_id is None else 1)
+    text = extended(base.tower("text"), (context,))
+    prompts = [head.template.replace("{}", name) for name in names]
+    rows = rows_with_room(base.tokenizer(), context, prompts)
+    return head.clone(text=text, rows=tuple(tuple(row) for row in rows.tolist()))
+
+
+def fixed_of(base: Base, wanted):
+    """What a head that learns prompts has from the checkpoint, laid out as `wanted`, its fixed part, says.
+
+    Raises:
+        ValueError: the checkpoint's objective has no scale.
+    """
+    if SCALE not in base.shapes().get("objective", {}):
+        raise ValueError(f"the objective of {base.workdir} has no scale; use another head")
+    read = base.restore({"text": wanted["text"], "objective": {SCALE: wanted[SCALE]}})
+    return {"text": read["text"], SCALE: read["objective"][SCALE]}

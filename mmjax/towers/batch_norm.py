@@ -4,8 +4,8 @@ Its running statistics are parameters like any other: they lie in the checkpoint
 are averaged with the weights, and `apply` in evaluation needs nothing else. No gradient ever reaches them. In
 training a tower normalises by the statistics of the global batch, which XLA reduces over all devices, and
 writes what the running ones become to the collection `statistics`, under the same paths; the train step asks
-for that collection and puts it in their place (`with_statistics`). For whoever does not ask, `apply` has no
-other result.
+for that collection and puts it in their place (`with_statistics`). For whoever does not ask, as where the
+tower stays as it is, `apply` has no other result and normalises by the running ones: evaluation will.
 
 Letters: B batch, H W feature map, C channels.
 """
@@ -34,7 +34,7 @@ class BatchNorm(nn.Module):
         running_var = self.param("var", nn.initializers.ones, shape)
         wide_BHWC = x_BHWC.astype(jnp.float32)
         mean, var = running_mean, running_var
-        if train:
+        if train and self.is_mutable_collection(STATISTICS):
             mean, var = wide_BHWC.mean(axis=(0, 1, 2)), wide_BHWC.var(axis=(0, 1, 2))
             count = x_BHWC.size // x_BHWC.shape[-1]
             self._record("mean", running_mean, mean)
@@ -44,14 +44,17 @@ class BatchNorm(nn.Module):
         return y_BHWC.astype(x_BHWC.dtype)
 
     def _record(self, name, running, found):
-        if self.is_mutable_collection(STATISTICS):
-            self.put_variable(STATISTICS, name, running + self.momentum * (found - running))
+        self.put_variable(STATISTICS, name, running + self.momentum * (found - running))
 
 
-def apply_in_training(tower: nn.Module, params: Mapping, inputs, key):
-    """(`Encoded`, the new running statistics): one forward pass of a tower, with dropout from `key`."""
-    rngs = {"dropout": key}
-    encoded, found = tower.apply({"params": params}, inputs, train=True, rngs=rngs, mutable=[STATISTICS])
+def apply_in_training(tower: nn.Module, params: Mapping, inputs, key, *, follow: bool = True):
+    """(`Encoded`, the new running statistics): one forward pass of a tower, with dropout from `key`.
+
+    Args:
+        follow: False leaves the statistics as they are, and normalises by them.
+    """
+    kept = [STATISTICS] if follow else []
+    encoded, found = tower.apply({"params": params}, inputs, train=True, rngs={"dropout": key}, mutable=kept)
     return encoded, found.get(STATISTICS, {})
 
 

@@ -127,6 +127,19 @@ def test_the_place_of_a_patch_counts():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_cross_attention_hears_the_embedding_of_either_tower_and_not_how_loud_it_is(name):
+    given = encoded("image", "text")
+    fusion, variables = crossing(given)
+    z_BE = given[name].embedding_BE
+    heard = {
+        factor: embedding(fusion, variables, given | {name: given[name]._replace(embedding_BE=factor * z_BE)})
+        for factor in (1, 9, -1)
+    }
+    np.testing.assert_allclose(heard[9], heard[1], rtol=1e-4, atol=1e-5)
+    assert np.abs(heard[-1] - heard[1]).min(axis=0).max() > 1e-3
+
+
 def test_one_tower_is_passed_on():
     given = encoded("text")
     fused = Only().apply({}, given, lengths(given))

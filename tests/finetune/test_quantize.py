@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import tinycontrast
-from tinycontrast import SIZE
 
 import mmjax
 from mmjax import config, metrics
@@ -16,7 +15,7 @@ from mmjax.finetune import base, mixing
 from mmjax.finetune.quantize import Quantize
 from mmjax.serve.evaluate import evaluate
 
-EVALS = {"test": Retrieval(name="scenes", source=Scenes(split="test", px=SIZE), limit=24)}
+EVALS = {"test": Retrieval(name="scenes", source=Scenes(split="test", px=32), limit=24)}
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 40, 24, 3), np.uint8)
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 import scipy.optimize
 import tinyclass
 from tinyclass import batch, begun, config, states
@@ -12,9 +13,10 @@ from tinyclass import batch, begun, config, states
 from mmjax import optim
 from mmjax.data.labels import OneClass, Several
 from mmjax.finetune import Task, heads
-from mmjax.finetune.tune import Lora, Part
+from mmjax.finetune.tune import Extend, Full, Lora, Part
 from mmjax.optim import Constant, Optim
 from mmjax.towers import Encoded
+from mmjax.towers.extended import Adapters
 
 LABELS = OneClass(names=tinyclass.NAMES)
 
@@ -77,6 +79,32 @@ def test_only_low_rank_factors_and_the_head_are_in_the_state():
     assert sorted(moments) == sorted(2 * [x.shape for x in jax.tree.leaves(first["params"])])
     assert metrics[-1]["loss"] < metrics[0]["loss"]
     assert not equal(last["params"]["lora"], first["params"]["lora"])
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [
+        Full(),
+        Part(pattern="norm/"),
+        Lora(pattern="kernel$"),
+        Extend(extras=(Adapters(width=2, parts="head$"),)),
+    ],
+    ids=lambda tune: type(tune).__name__,
+)
+def test_running_statistics_follow_the_batches_where_the_whole_tower_is_trained(tune):
+    """Otherwise they stay, and the tower normalises in training as it will in evaluation."""
+    cfg = config(tower=dict(tune=tune, module=tune.module(tinyclass.Normed())))
+    network, state, fixed = begun(cfg)
+    params = network.params(state["params"], fixed)
+    params["head"]["class"]["logits"]["kernel"] = np.random.default_rng(3).normal(size=(5, 3))
+    inputs = {"image": network.normalised("image", batch()["image"])}
+    trained = network(params, inputs, key=jax.random.key(0), learning={"image"})
+    logits = (found.logits["class"] for found in (trained, network(params, inputs)))
+    follow = isinstance(tune, Full)
+    assert np.allclose(*logits, atol=1e-6) != follow
+    (first, last), _ = states(cfg, 1)
+    norms = (network.params(s["params"], fixed)["image"]["norm"] for s in (first, last))
+    assert equal(*({name: norm[name] for name in ("mean", "var")} for norm in norms)) != follow
 
 
 def test_rare_classes_weigh_more_as_their_weights_say():

@@ -1,12 +1,19 @@
 """What of a tower is trained, and how it becomes the tower again."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
-from mmjax.finetune.tune import Full, Lora, Part
+from mmjax.finetune.adapt import Adapt, plan
+from mmjax.finetune.tune import Extend, Full, Lora, Part
+from mmjax.optim import Optim
+from mmjax.optim.paths import matches
 from mmjax.sharding import path_name
+from mmjax.towers.extended import Adapters
 from mmjax.towers.layers import Encoder
+from mmjax.towers.prompts import Border, Tokens
 from mmjax.towers.vit import ViT
 
 TOWER = ViT(width=16, patch=8, embed=8, encoder=Encoder(depth=2, heads=2))
@@ -73,6 +80,23 @@ def named(tree, part):
     return [np.asarray(x, np.float64) for path, x in leaves if f"/{part}" in f"/{path_name(path)}"]
 
 
+def test_a_merged_convolution_is_the_convolution_and_the_low_rank_path_beside_it():
+    """A is a convolution to as few channels as the rank, B one of 1 x 1."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
+    x_BHWC = rng.normal(size=(2, 6, 6, 4)).astype(np.float32)
+    trained, after = merged(Lora(pattern="kernel$", rank=2, scale=6.0), {"image": {"kernel": kernel}}, 0.1)
+    a, b = trained["lora"]["image"]["kernel"]["a"], trained["lora"]["image"]["kernel"]["b"]
+
+    def convolved(kernel):
+        return jax.lax.conv_general_dilated(
+            x_BHWC, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    beside = convolved(kernel) + 3.0 * convolved(a.reshape(3, 3, 4, 2)) @ b
+    np.testing.assert_allclose(convolved(after["image"]["kernel"]), beside, rtol=1e-5, atol=1e-5)
+
+
 def test_a_convolution_can_be_changed_too():
     kernel = np.ones((3, 3, 4, 5), np.float32)
     trained, after = merged(Lora(pattern="kernel$", rank=1, scale=1.0), {"image": {"kernel": kernel}}, 1.0)
@@ -85,6 +109,53 @@ def test_a_convolution_can_be_changed_too():
 def test_a_pattern_that_names_nothing_is_refused(tune, params):
     with pytest.raises(ValueError, match="tune.pattern='none' matches none of the parameters"):
         merged(tune, params)
+
+
+EXTRAS = (Adapters(width=3), Tokens(count=2), Border(width=2))
+
+
+@pytest.fixture(scope="module")
+def extended():
+    """(tuning, tower, its parameters): all that a ViT can be given."""
+    tune = Extend(extras=EXTRAS, also="norm.*/scale$")
+    tower = tune.module(TOWER)
+    return tune, tower, {"image": jax.eval_shape(tower.init, jax.random.key(0), IMAGES)["params"]}
+
+
+def test_what_is_put_into_a_tower_is_all_that_is_trained(extended):
+    tune, _, params = extended
+    there = paths({"image": jax.eval_shape(TOWER.init, jax.random.key(0), IMAGES)["params"]})
+    assert paths(params) > there
+    scales = {path for path in there if re.search(r"norm\w*/scale$", path)}
+    assert paths(tune.start(params)) == paths(params) - there | scales
+    assert paths(tune.fixed(params)) == there - scales
+    both = tune.merged(tune.start(params), tune.fixed(params))
+    assert paths(both) == paths(params)
+
+
+def test_only_new_parameters_begin_anew(extended):
+    tune, _, params = extended
+    there = {"image": jax.eval_shape(TOWER.init, jax.random.key(0), IMAGES)["params"]}
+    fates = {step.path: step.fate for step in plan(Adapt(), there, params, new=tune.new)}
+    assert {path for path, fate in fates.items() if fate == "fresh"} == paths(params) - paths(there)
+    # A run that trained these goes on with them.
+    assert {step.fate for step in plan(Adapt(), params, params, new=tune.new)} == {"restored"}
+    with pytest.raises(ValueError, match="is in the tower and not in the checkpoint"):
+        plan(Adapt(), there, params)
+
+
+def test_kernels_of_adapters_decay_and_prompts_do_not(extended):
+    tune, _, params = extended
+    decayed = matches("optim.decayed", Optim().decayed, tune.start(params))
+    found = {path_name(path) for path, yes in jax.tree_util.tree_leaves_with_path(decayed) if yes}
+    assert found == {path for path in paths(params) if re.search("/adapter/.*/kernel$", path)}
+
+
+def test_a_tower_that_has_its_parts_is_given_no_more(extended):
+    tune, tower, _ = extended
+    assert tune.module(tower) == tower
+    with pytest.raises(ValueError, match="tune.extras=.. puts nothing into the tower"):
+        Extend(extras=())
 
 
 def test_impossible_ranks_are_refused():

@@ -16,6 +16,7 @@ from mmjax.finetune.network import Network
 from mmjax.finetune.step import init_state, make_step
 from mmjax.optim import Optim
 from mmjax.towers import Encoded
+from mmjax.towers.batch_norm import BatchNorm
 
 SIZE, EMBED, SOUND = 2, 5, 4
 NAMES = ("a", "b", "c")
@@ -33,11 +34,21 @@ class Linear(nn.Module):
         return Encoded(nn.Dense(EMBED, name="head")(jnp.reshape(inputs, (len(inputs), -1))), tokens_BSD)
 
 
+class Normed(nn.Module):
+    """The same behind a batch norm of the colours."""
+
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, inputs, *, train=False):
+        return Linear(name="linear")(BatchNorm(name="norm")(inputs, train=train))
+
+
 def config(**fields):
     tower, task = fields.pop("tower", {}), fields.pop("task", {})
     cfg = Classify(
         init_from="nowhere@1",
-        towers={"image": Backbone(module=Linear(), **tower)},
+        towers={"image": Backbone(**{"module": Linear()} | tower)},
         tasks={"class": Task(**{"head": heads.Linear(classes=3), "labels": OneClass(names=NAMES)} | task)},
         data=Data(train=Scenes(split="train"), batch_size=8, geometry=(Resize(size=SIZE),)),
         preprocess=Preprocess(size=SIZE),

@@ -16,6 +16,7 @@ from absl import app, flags
 from absl.testing import flagsaver
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+import mmjax
 from mmjax import checkpoint, config, main, sharding
 from mmjax.checkpoint import Checkpoints
 from mmjax.contrastive.step import init_state
@@ -23,6 +24,8 @@ from mmjax.contrastive.step import init_state
 ROOT = pathlib.Path(__file__).parents[2]
 DEBUG = ROOT / "configs" / "debug.py"
 SMALL = ROOT / "tests" / "runs" / "small.py"
+FINETUNE = ROOT / "tests" / "runs" / "small_finetune.py"
+PAINTS = ("black", "blue", "red", "yellow")  # classes of a folder of pictures
 
 # One process imports everything, once, and is copied before JAX has started: seconds less for every command.
 _COPIES = multiprocessing.get_context("forkserver")
@@ -131,3 +134,12 @@ def last_arrays(workdir):
 def by_path(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {sharding.path_name(path): jax.device_get(leaf).tobytes() for path, leaf in leaves}
+
+
+def assert_as_evaluated(workdir):
+    """A loaded classifier is the one that the run evaluated last."""
+    model = mmjax.load(workdir)
+    (evaluator,) = model.config.evals.values()
+    found = evaluator(model.embed).metrics
+    assert {f"val/val/{name}": value for name, value in found.items()}.items() <= lines(workdir)[-1].items()
+    return model

@@ -9,8 +9,9 @@ import sys
 from typing import NamedTuple
 
 import jax
+import own_pictures
 import pytest
-from commands import DEBUG, ROOT, SMALL, exit_code, start
+from commands import DEBUG, FINETUNE, PAINTS, ROOT, SMALL, exit_code, start
 
 
 class Finished(NamedTuple):
@@ -77,3 +78,25 @@ def uninterrupted(shared) -> pathlib.Path:
         if missing:
             assert exit_code(start(SMALL, workdir)) == 0, pathlib.Path(f"{workdir}.out").read_text()
     return workdir
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Pictures in folders named for the paint of what they show."""
+    root = tmp_path_factory.mktemp("own") / "photos"
+    for name, caption, image in own_pictures.things(160):
+        paint = caption.split()[1]
+        if paint in PAINTS:
+            (root / paint).mkdir(parents=True, exist_ok=True)
+            image.save(root / paint / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def spec(photos, finished):
+    """The config's arguments, with more of them."""
+
+    def spec(*more, init_from=finished.workdir, data=photos):
+        return ",".join([f"{FINETUNE}:init_from={init_from},data={data}", *more])
+
+    return spec

@@ -7,18 +7,27 @@ from mmjax.data.pipeline import Data
 from mmjax.data.sources.folder import Folder
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
-from mmjax.finetune.tune import Full, Lora, Part, Pruned
+from mmjax.finetune.context import Prompts
+from mmjax.finetune.tune import Extend, Full, Lora, Part, Pruned
 from mmjax.optim import Optim
+from mmjax.towers.extended import Adapters
+from mmjax.towers.prompts import Border, Tokens
 
 STEPS, SIZE = 12, 32
 TUNES = {
     "full": Full(),
     "lora": Lora(),
+    "adapter": Extend(extras=(Adapters(width=4), Tokens(count=2, deep=True), Border(width=2))),
     "bias": Part(pattern="bias$"),
     "head": Part(),
     "pruned": Pruned(share=0.6, over_steps=8),
 }
-HEADS = {"linear": heads.Linear(), "prompted": heads.Prompted(), "attentive": heads.Attentive(heads=2)}
+HEADS = {
+    "linear": heads.Linear(),
+    "prompted": heads.Prompted(),
+    "learned": Prompts(length=2),
+    "attentive": heads.Attentive(heads=2),
+}
 
 
 def get_config(

@@ -10,38 +10,24 @@ import numpy as np
 import own_pictures
 import pytest
 import small_finetune
-from commands import ROOT, exit_code, here, last_arrays, learned, lines, start, wait_for_step
+from commands import (
+    PAINTS,
+    assert_as_evaluated,
+    exit_code,
+    here,
+    last_arrays,
+    learned,
+    lines,
+    start,
+    wait_for_step,
+)
 
 import mmjax
 from mmjax import checkpoint, config
 from mmjax.finetune import base
 from mmjax.sharding import path_name
 
-CONFIG = ROOT / "tests" / "runs" / "small_finetune.py"
-PAINTS = ("black", "blue", "red", "yellow")
 AT_ONCE = "towers.image.frozen_steps=0"
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """Pictures in folders named for the paint of what they show."""
-    root = tmp_path_factory.mktemp("own") / "photos"
-    for name, caption, image in own_pictures.things(160):
-        paint = caption.split()[1]
-        if paint in PAINTS:
-            (root / paint).mkdir(parents=True, exist_ok=True)
-            image.save(root / paint / name)
-    return root
-
-
-@pytest.fixture(scope="module")
-def spec(photos, finished):
-    """The config's arguments, with more of them."""
-
-    def spec(*more, init_from=finished.workdir, data=photos):
-        return ",".join([f"{CONFIG}:init_from={init_from},data={data}", *more])
-
-    return spec
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +92,6 @@ def test_a_checkpoint_of_a_part_holds_the_part_alone_and_goes_on(tune, tuned, sp
     assert here(spec(f"tune={tune}"), workdir) == 0
     assert last_arrays(workdir) == before
     assert_as_evaluated(workdir)
-
-
-def assert_as_evaluated(workdir):
-    """A loaded classifier is the one that the run evaluated last."""
-    model = mmjax.load(workdir)
-    (evaluator,) = model.config.evals.values()
-    found = evaluator(model.embed).metrics
-    assert {f"val/val/{name}": value for name, value in found.items()}.items() <= lines(workdir)[-1].items()
-    return model
 
 
 def test_a_finished_finetune_gives_probabilities_of_its_classes(tuned, photos):

@@ -1,5 +1,6 @@
 """Several towers and several tasks, as a user runs them."""
 
+import jax
 import numpy as np
 import pytest
 from commands import ROOT, here, lines
@@ -41,6 +42,20 @@ def test_a_question_about_a_picture_is_answered_from_the_set(finished, tmp_path)
     assert set(model.classify(items)) <= set(ANSWERS)
     np.testing.assert_allclose(model.predict(items).sum(axis=1), 1, rtol=1e-6)
     assert model.encode(items["text"], "text").shape[0] == 3
+
+
+@pytest.mark.slow
+def test_a_kept_head_goes_on_with_its_fusion(finished, tmp_path, capsys):
+    """With a rate of nothing what was kept stays as it was."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert asked(finished, first) == 0
+    kept = [f"init_from={first}", "tasks.answer.keep_head=True", "optim.lr=1e-30"]
+    assert asked(finished, again, *kept) == 0
+    for part in ("fusion", "head"):
+        jax.tree.map(np.testing.assert_array_equal, *(mmjax.load(run).params[part] for run in (first, again)))
+    assert asked(finished, tmp_path / "other", *kept, options=",fusion=concat") == 78
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tasks.answer.keep_head" in line and "no such head for the same classes and fusion; begin" in line
 
 
 @pytest.mark.slow

@@ -14,8 +14,10 @@ from mmjax import sharding
 from mmjax.sharding import MeshShape
 from mmjax.towers.batch_norm import apply_in_training
 from mmjax.towers.conv import ConvNet
+from mmjax.towers.extended import Adapters, Extended
 from mmjax.towers.layers import Encoder
 from mmjax.towers.pooling import AttentionPool
+from mmjax.towers.prompts import Border, Tokens
 from mmjax.towers.resnet import ResNet
 from mmjax.towers.text import BagOfPieces, TextTransformer
 from mmjax.towers.vit import ViT
@@ -51,6 +53,11 @@ TOWERS = {
     "vit_odd": ViT(**VIT, encoder=ENCODER.clone(heads=3, head_width=64, mlp=100)),  # divide by no tensor
     "vit_class": ViT(**VIT, encoder=ENCODER.clone(remat="full"), pool="class"),
     "vit_none": ViT(**VIT, encoder=ENCODER, pool="none"),
+    "vit_extended": Extended(
+        tower=ViT(**VIT, encoder=ENCODER),
+        # Kernels of 4,096 numbers: these are split, too.
+        extras=(Adapters(width=128), Tokens(count=3, deep=True), Border(width=2)),
+    ),
     "resnet": ResNet(depths=(1, 2, 1, 1), width=8, embed=32),
     "conv": ConvNet(widths=(16, 32), hidden=32, embed=32, dropout=0.2),
     "text_eos": TextTransformer(**TEXT, encoder=NOISY.clone(causal=True)),

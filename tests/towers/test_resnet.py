@@ -12,7 +12,7 @@ from flax import linen as nn
 from mmjax.contrastive.step import init_state, make_step
 from mmjax.optim import Optim
 from mmjax.towers import Encoded
-from mmjax.towers.batch_norm import BatchNorm, with_statistics
+from mmjax.towers.batch_norm import BatchNorm, apply_in_training, with_statistics
 from mmjax.towers.resnet import ResNet
 
 TOWER = ResNet(depths=(1, 1, 1, 1), width=8, embed=16)
@@ -45,15 +45,21 @@ def test_training_normalises_by_the_batch_and_evaluation_by_the_running_statisti
         np.testing.assert_allclose(found["statistics"][name], expected, rtol=1e-5)
 
 
-def test_nothing_is_recorded_unless_it_is_asked_for():
+def test_where_nobody_keeps_new_statistics_training_normalises_by_the_running_ones():
     params = norm_params()
-    asked, _ = BatchNorm().apply({"params": params}, X, train=True, mutable=["statistics"])
-    np.testing.assert_array_equal(BatchNorm().apply({"params": params}, X, train=True), asked)
+    quiet = BatchNorm().apply({"params": params}, X, train=False)
+    np.testing.assert_array_equal(BatchNorm().apply({"params": params}, X, train=True), quiet)
+    tower = {"params": {"norm": params, "head": {"kernel": np.eye(3, 8), "bias": np.zeros(8)}}}
+    inputs = X.reshape(-1, 1, 1, 3)
+    still, none = apply_in_training(Normed(), tower["params"], inputs, jax.random.key(0), follow=False)
+    assert none == {}
+    np.testing.assert_array_equal(still.embedding_BE, Normed().apply(tower, inputs).embedding_BE)
 
 
 def test_no_gradient_reaches_the_running_statistics():
     def loss(params):
-        return jnp.sum(BatchNorm().apply({"params": params}, X, train=True) ** 3)
+        y, _ = BatchNorm().apply({"params": params}, X, train=True, mutable=["statistics"])
+        return jnp.sum(y**3)
 
     gradient = jax.grad(loss)(norm_params())
     assert not gradient["mean"].any() and not gradient["var"].any()

@@ -62,6 +62,7 @@ class Fashion:
     """
 
     split: str = "train"
+    inverted: bool = False  # dark on white, as drawings lie
     path: str | None = None  # a folder with the four idx files, gzipped or not; None fetches them
     data_dir: str | None = None  # None: $MMJAX_DATA_DIR, else mmjax/data in the user's cache directory
 
@@ -121,6 +122,7 @@ class Fashion:
             of_val_N = np.array([held_out(f"fashion/{i}", VAL) for i in range(len(id_N))], bool)
             chosen_N = of_val_N if self.split == "val" else ~of_val_N
             images_NHW, id_N = images_NHW[chosen_N], id_N[chosen_N]
+        images_NHW = 255 - images_NHW if self.inverted else images_NHW
         images_NHW.flags.writeable = False
         return _Examples(images_NHW, id_N)
 

@@ -132,7 +132,7 @@ def name_of(one: Stated) -> str:
     """
     stem = one.path.rsplit("/", 1)[-1].removesuffix(".svg")
     stem = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=\d{2})", " ", stem)
-    words = _without_counters(re.findall(r"[^\W_]+", stem))
+    words = _without_counters(re.findall(r"[^\W_]+", stem) or [stem])
     accents = unicodedata.normalize("NFKD", one.creator)
     # Accents were dropped from files' names, or letters that bear them.
     creators = {"".join(re.findall(r"[a-z0-9]+", text.lower())) for text in (one.creator, accents)}

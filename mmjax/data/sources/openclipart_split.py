@@ -1,11 +1,11 @@
 """Which drawings are copies, which belong together, and which split they are in.
 
 A library of many hands has the same drawing twice, in two colours, or numbered one to nine under one title.
-Drawings with the same caption, the same name of a file, or nearly the same look are in one split.
+Drawings with the same caption, the same file name, or nearly the same look are in one split.
 """
 
-import collections
-from collections.abc import Hashable, Iterable, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -37,16 +37,20 @@ def groups(captions: Sequence[str], names: Sequence[str], dhashes: Sequence[int]
             number = first[number]
         return number
 
-    for keys in (captions, names):
-        for members in _numbers_by(keys).values():
-            for member in members[1:]:
-                _join(first, root, members[0], member)
-    for one, other in alike(dhashes):
-        _join(first, root, one, other)
+    for one, other in itertools.chain(equal(captions), equal(names), alike(dhashes)):
+        one, other = sorted((root(one), root(other)))
+        first[other] = one
     return [root(number) for number in range(len(first))]
 
 
-def alike(dhashes: Sequence[int]) -> Iterable[tuple[int, int]]:
+def equal(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of drawings with equal keys: of each the first one that has it, and this one."""
+    first_with = {}
+    for number, key in enumerate(keys):
+        yield first_with.setdefault(key, number), number
+
+
+def alike(dhashes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Pairs of drawings whose hashes differ in at most `ALIKE` bits."""
     bits_N = np.array(dhashes, np.uint64)
     for one in range(len(bits_N)):
@@ -60,15 +64,3 @@ def split_of(key: str) -> str:
     if held_out(f"openclipart/test/{key}", _TEST):
         return "test"
     return "val" if held_out(f"openclipart/val/{key}", _VAL / (1 - _TEST)) else "train"
-
-
-def _join(first: list[int], root, one: int, other: int) -> None:
-    one, other = sorted((root(one), root(other)))
-    first[other] = one
-
-
-def _numbers_by(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
-    found = collections.defaultdict(list)
-    for number, key in enumerate(keys):
-        found[key].append(number)
-    return found

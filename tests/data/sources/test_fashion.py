@@ -71,6 +71,12 @@ def test_an_example_is_a_picture_of_three_equal_channels_with_its_class(tmp_path
     assert source.names == dict(enumerate(NAMES)) and "MIT" in source.licence
 
 
+def test_inverted_pictures_are_dark_on_white(tmp_path):
+    path = write(tmp_path / "files")
+    plain, inverted = (Fashion(split="test", path=path, inverted=yes)[13]["image"] for yes in (False, True))
+    np.testing.assert_array_equal(inverted.astype(int) + plain, 255)
+
+
 def test_a_pickled_source_holds_no_pictures(tmp_path):
     source = Fashion(split="train", path=write(tmp_path / "files"))
     before = len(source)

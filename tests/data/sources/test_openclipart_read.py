@@ -58,6 +58,7 @@ def test_only_free_drawings_are_kept_and_each_reason_is_counted(tmp_path, caplog
         ("smiley001.svg", "", "smiley"),
         ("jon_phillips_01.svg", "Jon Phillips", "jon phillips"),  # a name is never empty
         ("2004.svg", "", "2004"),
+        ("_.svg", "", "_"),
         ("art_by_al.svg", "Albert", "art by al"),  # two letters may be a word
     ],
 )
