@@ -98,9 +98,10 @@ def path_chart(
         drawn += _text(x + side, y - 4, anchor, escape(label))
         spoken.append(value)
     return (
-        f'<figure class="chart"><figcaption>{escape(title)} <span class="unit">{escape(up)}</span>'
-        f'</figcaption><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{"; ".join(spoken)}">'
-        f"{_grid(along, upward, across, _ticks(along))}{drawn}</svg></figure>"
+        f'<figure class="chart"><figcaption>{escape(title)} <span class="unit">{escape(up)} over '
+        f"{escape(across)}</span></figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{"; ".join(spoken)}">'
+        f"{_grid(along, upward, '', _ticks(along))}{drawn}</svg></figure>"
     )
 
 

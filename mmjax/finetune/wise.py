@@ -116,8 +116,8 @@ class Wise:
         curve = TradeOff(
             "From the first state to the last",
             "Each point is a model, named by its alpha: 0 is the first state, 1 what finetuning ended with.",
-            f"{self.metric}, shifted",
-            f"{self.metric}, target",
+            f"shifted {self.metric}",
+            f"target {self.metric}",
             shifted,
             target,
             tuple(f"{alpha:g}" for alpha in alphas),

@@ -85,7 +85,7 @@ def test_the_report_of_the_line_draws_the_target_against_corrupted_pictures(tuto
         found = by_percent[percent]
         (target,) = (value for name, value in found.items() if name.endswith("_val/cls_acc1"))
         (shifted,) = (value for name, value in found.items() if name.endswith("_val/cls_acc1_corrupted"))
-        point = f"{percent / 100:g}: cls_acc1, shifted {short(shifted)}, cls_acc1, target {short(target)}"
+        point = f"{percent / 100:g}: shifted cls_acc1 {short(shifted)}, target cls_acc1 {short(target)}"
         assert f"<title>{point}</title>" in page
     best = json.loads((tutorial / "runs" / "wise" / "results" / "line.json").read_text())["metrics"][
         "best_alpha"
