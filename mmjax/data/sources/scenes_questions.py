@@ -30,6 +30,8 @@ _PLACES = {
     ("left of", 2): ("on the left", "on the right"),
     ("above", 2): ("at the top", "at the bottom"),
 }
+# How often each is asked of a scene that has all: most often what needs things to be told apart and related.
+_OFTEN = {"color": 4, "side": 2, "count": 2, "shape": 1, "presence": 1}
 _ALONG = {"left to right": "left of", "top to bottom": "above"}
 
 
@@ -41,10 +43,10 @@ class Question(NamedTuple):
 
 def ask(scene: Scene, rng: Rng, topics: tuple[Topic, ...], *, novel: bool) -> Question:
     """A question about a scene of the split `novel`, or of the others, on one of the topics that it has (see
-    `has_topic`); color is twice as likely as any other."""
+    `has_topic`)."""
     every = [question for question in _questions(scene, rng, novel) if question.topic in topics]
-    found = {question.topic: 1 + (question.topic == "color") for question in every}
-    topic = rng.choice([topic for topic, times in found.items() for _ in range(times)])
+    found = dict.fromkeys(question.topic for question in every)
+    topic = rng.choice([topic for topic in found for _ in range(_OFTEN[topic])])
     return rng.choice([question for question in every if question.topic == topic])
 
 
@@ -81,6 +83,7 @@ def _questions(scene: Scene, rng: Rng, novel: bool) -> Iterator[Question]:
         yield Question("color", f"what color is the thing {place}", thing.color)
         yield Question("shape", f"what shape is {place}", thing.shape)
     yield _presence(scene, rng, novel)
+    yield _color_presence(scene, rng)
 
 
 def _pairs(scene: Scene) -> Iterator[tuple[Thing, str, Thing]]:
@@ -117,3 +120,10 @@ def _presence(scene: Scene, rng: Rng, novel: bool) -> Question:
     article = "an" if thing.color[0] in "aeiou" else "a"
     text = f"is there {article} {thing.color} {thing.shape}"
     return Question("presence", text, "yes" if there else "no")
+
+
+def _color_presence(scene: Scene, rng: Rng) -> Question:
+    shown = [thing.color for thing in scene.things]
+    there = rng.below(2)
+    color = rng.choice(shown if there else [color for color in COLORS if color not in shown])
+    return Question("presence", f"is there anything {color}", "yes" if there else "no")

@@ -77,6 +77,8 @@ def answers(text, caption):
     if words := asked(f"is the {COLOR} {SHAPE} {RELATION} the {COLOR} {SHAPE}"):
         found = before(words[2], lambda thing: thing == words[4:2:-1])
         return {"yes" if things.index(words[1::-1]) in found else "no"}
+    if words := asked(f"is there anything {COLOR}"):
+        return {"yes" if words[0] in said.colors else "no"}
     words = asked(f"is there an? {COLOR} {SHAPE}")
     return {"yes" if words[::-1] in things else "no"}
 
