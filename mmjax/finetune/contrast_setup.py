@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from mmjax import sharding
-from mmjax.contrastive import running
+from mmjax.contrastive import modalities, running
 from mmjax.contrastive.step import First, first, init_tower, make_step, state_of
 from mmjax.finetune import inherited
 from mmjax.finetune.adapt import Adapt
@@ -85,6 +85,7 @@ def set_up(given) -> Setup:
     learning = tuned.learning(cfg.optim, state["params"])
     locked = tuple(name for name in cfg.towers if name not in learning)
     running.check_training(cfg, mesh, {k: x for k, x in begun.params.items() if k not in locked})
+    _check_statistics(cfg, begun.params, learning, sharding.batch_devices(mesh))
     return Setup(
         cfg=cfg,
         mesh=mesh,
@@ -97,6 +98,17 @@ def set_up(given) -> Setup:
         state=state,
         locked=locked,
     )
+
+
+def _check_statistics(cfg, params, learning: set[str], rows: int):
+    """Raises ValueError where running statistics would change of which checkpoints hold nothing."""
+    in_part = {name: params[name] for name in learning if not cfg.towers[name].tune.whole}
+    for name in modalities.normalised_by_batch(cfg, in_part, rows, jax.random.key(0)):
+        raise ValueError(
+            f"towers.{name}.tune={type(cfg.towers[name].tune).__name__} trains a part of a tower that "
+            "normalises by statistics of the batch, which it would not keep; use Full, or a tower without "
+            "batch norm"
+        )
 
 
 def tuned_of(cfg) -> Tuned:

@@ -21,12 +21,14 @@ from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast import model_flops
 from mmjax.finetune.contrast_setup import set_up
 from mmjax.finetune.pruned import Pruned
-from mmjax.finetune.tune import Lora, Part
+from mmjax.finetune.tune import Extend, Lora, Part
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
 from mmjax.towers.layers import Encoder
+from mmjax.towers.prompts import Border
+from mmjax.towers.resnet import ResNet
 from mmjax.towers.vit import ViT
 
 NEW_TEXT = Backbone(module=tinycontrast.text(width=4), adapt=Adapt(fresh="."))
@@ -228,6 +230,16 @@ def test_a_config_without_any_run_or_with_waiting_towers_is_refused():
         Contrast(data=tinycontrast.data(), steps=10)
     with pytest.raises(ValueError, match="towers.image.frozen_steps=3 is for classification; use 0"):
         contrast("nowhere", towers={"image": Backbone(frozen_steps=3), "text": Backbone()})
+    with pytest.raises(ValueError, match="towers.image.tune=Extend puts parts into a tower"):
+        extended = Backbone(tune=Extend(extras=(Border(width=1),)))
+        contrast("nowhere", towers={"image": extended, "text": Backbone()})
+
+
+def test_a_part_of_a_tower_with_batch_norm_is_refused(workdir):
+    module = ResNet(depths=(1,), width=4, embed=EMBED, heads=2)
+    tower = Backbone(module=module, adapt=Adapt(fresh="."), tune=Part(pattern="bias$"))
+    with pytest.raises(ValueError, match="towers.image.tune=Part trains a part of a tower that normalises"):
+        set_up(contrast(workdir, towers={"image": tower, "text": Backbone()}))
 
 
 def test_a_run_that_kept_only_what_it_trained_is_refused(workdir, tmp_path):
