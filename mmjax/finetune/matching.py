@@ -52,6 +52,7 @@ class Matching:
     """A task whose examples are pairs of pictures and texts of one batch; its classes are no and yes."""
 
     head: nn.Module = heads.Linear(classes=2)
+    keep_head: bool = False  # begins with the head of this task in the finetune that `init_from` names
     weight: float = 1.0  # of its loss among those of all tasks
     scale: float = 14.0  # of the cosines by which wrong pairs are drawn; 0 draws all alike
     labels: Pairs = Pairs()
