@@ -11,7 +11,7 @@ import tinyclass
 from flax import linen as nn
 
 from mmjax.data.tokenizers.utf8 import Bytes
-from mmjax.finetune import Backbone, heads
+from mmjax.finetune import Backbone, Task, heads
 from mmjax.finetune.fusion import Fused
 from mmjax.finetune.matching import Matching, Paired, Pairs, similarities
 from mmjax.finetune.step import make_step
@@ -203,6 +203,12 @@ def test_evaluation_judges_the_pairs_that_it_is_given_and_training_the_pairs_it_
     pairs = found.pairs["match"]
     one = {"image": inputs["image"][pairs.image_P], "text": inputs["text"][pairs.text_P]}
     np.testing.assert_allclose(network(params, one).logits["match"], found.logits["match"], atol=1e-6)
+
+
+def test_a_matching_task_has_what_a_finetune_asks_of_every_task():
+    of_classes = {"smoothing", "balance"}
+    public = {name for name in dir(Task()) if not name.startswith("_")}
+    assert public - of_classes <= set(dir(Matching()))
 
 
 def test_matching_needs_pictures_and_texts():
