@@ -34,13 +34,14 @@ def first(cfg, batch_size: int, beside: Mapping[str, jax.ShapeDtypeStruct] | Non
     """
     keys, batch, inputs = _keys(cfg), *modalities.examples(cfg, batch_size)
     batch |= {name: jnp.zeros((batch_size, *x.shape[1:]), x.dtype) for name, x in (beside or {}).items()}
-    made = {name: tower.init_with_output(keys[name], inputs[name]) for name, tower in cfg.modules.items()}
-    check_embeddings({name: encoded for name, (encoded, _) in made.items()})
-    z = {name: unit(encoded.embedding_BE) for name, (encoded, _) in made.items()}
+    made = {name: tower.init(keys[name], inputs[name]) for name, tower in cfg.modules.items()}
+    encoded = {name: tower.apply(made[name], inputs[name]) for name, tower in cfg.modules.items()}
+    check_embeddings(encoded)
+    z = {name: unit(x.embedding_BE) for name, x in encoded.items()}
     if cfg.data.hard_texts:
         z["hard_text"] = jnp.stack([z["text"]] * cfg.data.hard_texts, axis=1)
     objective = cfg.objective.init(keys["objective"], z, batch)
-    params = {name: variables["params"] for name, (_, variables) in made.items()}
+    params = {name: variables["params"] for name, variables in made.items()}
     # An objective may have nothing to learn.
     params["objective"] = objective.get("params", {})
     return First(params, objective.get("memory", {}), keys["run"])

@@ -134,7 +134,8 @@ def _weights(cfg, base: Base | None, shapes: Mapping[str, Any], mesh: Mesh, said
 
     adapts = {name: NEW if inherited.is_new(cfg, name) else tower.adapt for name, tower in cfg.towers.items()}
     adapts[_OBJECTIVE] = Adapt() if _goes_on(cfg, base, shapes) else NEW
-    return weights_of(base, adapts, shapes, init, mesh)
+    new = {name: tower.tune.new for name, tower in cfg.towers.items()}
+    return weights_of(base, adapts, shapes, init, mesh, new=new)
 
 
 def _goes_on(cfg, base: Base | None, shapes: Mapping[str, Any]) -> bool:

@@ -95,9 +95,10 @@ def _tower(cfg, name: str, tower: Backbone, runs: Runs) -> Backbone:
         if tower.module is None:
             raise ValueError(f"towers.{name} begins anew, but has no module; give it one")
         there, module = runs.first.config.tokenizer if name == "text" else None, tower.module
+        module = tower.tune.module(module)
         return dataclasses.replace(tower, module=module, tokenizer=tower.tokenizer or there)
-    module = tower.module or runs.base.tower(name)
-    runs.base.tower(name)
+    there = runs.base.tower(name)
+    module = tower.tune.module(tower.module or there)
     tokenizer = tower.tokenizer
     if name == "text":
         there = runs.base.config.tokenizer

@@ -49,9 +49,18 @@ class Weights:
 
 
 def weights_of(
-    base: Base | None, adapts: Mapping[str, Adapt], shapes, init: Callable[[str], Any], mesh: Mesh
+    base: Base | None,
+    adapts: Mapping[str, Adapt],
+    shapes,
+    init: Callable[[str], Any],
+    mesh: Mesh,
+    *,
+    new: Mapping[str, str | None],
 ) -> Weights:
     """What a checkpoint gives to parameters of `shapes`, by modality; no array is read.
+
+    Args:
+        new: patterns of parameters that begin anew where the checkpoint lacks them, by modality.
 
     Raises:
         ValueError: the checkpoint lacks some of them, or has them in other shapes.
@@ -67,7 +76,7 @@ def weights_of(
                 f"the checkpoints of {base.workdir} hold no {name}, only what was trained, "
                 f"{', '.join(there)}; give a run that trained it"
             )
-        plans[name] = adapt.plan(change, held, {name: x}) if jax.tree.leaves(x) else []
+        plans[name] = adapt.plan(change, held, {name: x}, new=new.get(name)) if jax.tree.leaves(x) else []
     for name in (name for name in there if name not in shapes):
         plans[name] = adapt.plan(Adapt(drop="."), {name: there[name]}, {})
     return Weights(base=base, adapts=adapts, plans=plans, init=init, mesh=mesh)

@@ -26,6 +26,7 @@ from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
+from mmjax.towers.extended import Adapters
 from mmjax.towers.layers import Encoder
 from mmjax.towers.prompts import Border
 from mmjax.towers.resnet import ResNet
@@ -104,6 +105,18 @@ def test_a_part_of_one_tower_and_low_rank_changes_of_the_other_are_all_that_is_i
     }
     kernels = {f"image/{name}/kernel" for name in ("stem", "hidden", "head")}
     assert changed == {*kernels, "text/head/kernel", "text/head/bias", "objective/log_scale"}
+
+
+def test_adapters_begin_where_the_checkpoint_ended(workdir):
+    towers = {"image": Backbone(tune=Part()), "text": Backbone(tune=Extend(extras=(Adapters(width=2),)))}
+    setup, step, state, _ = begun(contrast(workdir, towers=towers))
+    paths = {sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state["params"])}
+    assert all("/adapter/" in path for path in paths - {"objective/log_scale"}) and len(paths) > 1
+    assert {path for path, fate in fates(setup).items() if fate == "fresh"} == {
+        path for path in fates(setup) if "adapter" in path
+    }
+    _, plain, other, _ = begun(contrast(workdir, towers={"image": Backbone(tune=Part()), "text": Backbone()}))
+    np.testing.assert_allclose(step(state, batch())[1]["loss"], plain(other, batch())[1]["loss"], rtol=1e-6)
 
 
 def test_part_nothing_locks_a_tower_and_its_checkpoints_lack_it(workdir):
