@@ -20,7 +20,6 @@ from mmjax.finetune import inherited
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.contrast_setup import Setup, read_fixed, set_up, tuned_of
 from mmjax.finetune.pruned import check_steps
-from mmjax.finetune.tune import Extend
 from mmjax.model import Model
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
@@ -64,11 +63,6 @@ class Contrast:
                 raise ValueError(
                     f"towers.{name}.frozen_steps={tower.frozen_steps} is for classification; use 0, and "
                     "optim.frozen for a tower that stays as it is"
-                )
-            if isinstance(tower.tune, Extend):
-                raise ValueError(
-                    f"towers.{name}.tune=Extend puts parts into a tower for classification; use Full, Part "
-                    "or Lora"
                 )
 
     @property

@@ -28,7 +28,6 @@ from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
 from mmjax.towers.extended import Adapters
 from mmjax.towers.layers import Encoder
-from mmjax.towers.prompts import Border
 from mmjax.towers.resnet import ResNet
 from mmjax.towers.vit import ViT
 
@@ -243,9 +242,6 @@ def test_a_config_without_any_run_or_with_waiting_towers_is_refused():
         Contrast(data=tinycontrast.data(), steps=10)
     with pytest.raises(ValueError, match="towers.image.frozen_steps=3 is for classification; use 0"):
         contrast("nowhere", towers={"image": Backbone(frozen_steps=3), "text": Backbone()})
-    with pytest.raises(ValueError, match="towers.image.tune=Extend puts parts into a tower"):
-        extended = Backbone(tune=Extend(extras=(Border(width=1),)))
-        contrast("nowhere", towers={"image": extended, "text": Backbone()})
 
 
 def test_a_part_of_a_tower_with_batch_norm_is_refused(workdir):
