@@ -18,7 +18,7 @@ from mmjax.data.sources.scenes_questions import ANSWERS, TOPICS
 from mmjax.evals.classified import Classified
 from mmjax.finetune import Backbone, Classify, Task, heads
 from mmjax.finetune.fusion import Concat, CrossAttention
-from mmjax.optim import Muon, Optim
+from mmjax.optim import Multiplier, Muon, Optim
 
 SIZE = 48  # of the pictures of configs/scenes.py
 FUSIONS = {"cross": CrossAttention(width=128, depth=2, heads=4), "concat": Concat()}
@@ -41,7 +41,7 @@ def get_config(
         init_from=init_from,
         towers={name: Backbone() for name in TOWERS[tower]},
         **both,
-        tasks={"answer": Task(head=heads.Hidden(hidden=256), labels=answers)},
+        tasks={"answer": Task(head=heads.Hidden(hidden=512), labels=answers)},
         data=Data(
             train=SceneQuestions(scenes=Scenes(split="train", px=size, size=100_000)),
             batch_size=128,
@@ -49,7 +49,14 @@ def get_config(
             seed=seed,
         ),
         steps=steps,
-        optim=Optim(rule=Muon(), lr=2e-3, warmup_steps=steps // 15, weight_decay=0.05),
+        optim=Optim(
+            rule=Muon(),
+            lr=2e-3,
+            warmup_steps=steps // 15,
+            weight_decay=0.05,
+            # What is new learns to read the towers before these have changed.
+            multipliers=(Multiplier(pattern="^(image|text)/", lr=0.2),),
+        ),
         evals={
             name: Classified(
                 name=f"questions_{name}",

@@ -87,10 +87,9 @@ class Gated(nn.Module):
 class CrossAttention(nn.Module):
     """Tokens of one tower attend to themselves and to those of the other, as the text does to a picture's
     patches in ALBEF (Li et al. 2021, arXiv:2107.07651, section 3.1), layer by layer; the embedding is the
-    mean of what they have become.
+    mean of what they have become beside the towers' embeddings, which know what no patch alone does.
 
-    The first token of either is the tower's embedding, which knows what no patch alone does. All are given
-    learned places, since tokens of a convolution or of a bag of pieces need not tell theirs.
+    Tokens are given learned places, since those of a convolution or of a bag of pieces need not tell theirs.
     """
 
     width: int = 128
@@ -112,19 +111,17 @@ class CrossAttention(nn.Module):
                 "two towers, and as fusion.asks one of these"
             )
         x_BSD, context_BTD = (self._tokens(name, encoded[name]) for name in (self.asks, *others))
-        lengths_B, context_lengths_B = (
-            None if lengths[name] is None else lengths[name] + 1 for name in (self.asks, *others)
-        )
+        lengths_B, context_lengths_B = lengths[self.asks], lengths[others[0]]
         for i in range(self.depth):
             block = CrossBlock(
                 heads=self.heads, mlp=self.mlp or 4 * self.width, dropout=self.dropout, name=f"block_{i}"
             )
             x_BSD = block(x_BSD, lengths_B, context_BTD, context_lengths_B, train=train)
         x_BSD = nn.LayerNorm(name="norm")(x_BSD)
-        return Fused(Encoded(pooling.mean(x_BSD, lengths_B), x_BSD), lengths_B)
+        pooled = [pooling.mean(x_BSD, lengths_B), *_embeddings(encoded)]
+        return Fused(Encoded(jnp.concatenate(pooled, axis=1), x_BSD), lengths_B)
 
     def _tokens(self, name: str, encoded: Encoded):
-        """[B, 1 + S, D]"""
         x_BSD = encoded.tokens_BSD
         if x_BSD is None or x_BSD.ndim != 3:
             shape = None if x_BSD is None else list(x_BSD.shape)
@@ -134,9 +131,6 @@ class CrossAttention(nn.Module):
             )
         x_BSD = nn.LayerNorm(name=f"norm_{name}")(x_BSD.astype(jnp.float32))
         x_BSD = Dense(self.width, name=f"tokens_{name}")(x_BSD)
-        (z_BE,) = _embeddings({name: encoded})
-        z_BD = Dense(self.width, name=f"embedding_{name}")(z_BE)
-        x_BSD = jnp.concatenate([z_BD[:, None], x_BSD], axis=1)
         start = nn.initializers.normal(_PLACES)
         return x_BSD + self.param(f"positions_{name}", start, x_BSD.shape[1:])
 
