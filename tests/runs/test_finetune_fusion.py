@@ -75,7 +75,10 @@ def test_the_comparisons_of_the_config_run(options, parts, finished, tmp_path):
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("tasks.answer.labels.names=()", "labels.names=() is no answer set; give two or more answers"),
+        (
+            "tasks.answer.labels.names=()",
+            "labels.names=() is no answer set; give two or more different answers",
+        ),
         ("tasks.answer.labels.names=('yes', 'no')", ", which is none of the 2 answers; mend it, or add"),
         ("fusion.asks=sound", "cross-attention is of 'sound' to one other tower, but towers="),
     ],
