@@ -28,13 +28,19 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+LOG = logging.getLogger("mmjax")
+AT_FIRST = LOG.handlers[:], LOG.level, LOG.propagate
+
+
 @pytest.fixture(autouse=True)
-def logger_as_before():
-    """Runs in this process send the log to their terminal and workdir; later tests want it elsewhere."""
-    log = logging.getLogger("mmjax")
-    before, level, propagate = log.handlers[:], log.level, log.propagate
+def logger_as_at_first():
+    """Runs in this process send the log to their terminal and workdir; later tests want it elsewhere.
+
+    What it was before this test would not do: a fixture of a whole module may have changed it already.
+    """
     yield
-    for handler in set(log.handlers) - set(before):
+    handlers, level, propagate = AT_FIRST
+    for handler in set(LOG.handlers) - set(handlers):
         handler.close()
-    log.handlers[:], log.propagate = before, propagate
-    log.setLevel(level)
+    LOG.handlers[:], LOG.propagate = handlers, propagate
+    LOG.setLevel(level)
