@@ -23,10 +23,14 @@ pictures -> uint8 [N, size, size, 3], what the tower is shown. A finetuned class
 sequence of examples as sources give them -> probabilities [N, C]."""
 
 
+Item = str | np.ndarray
+"""A caption, or a picture as uint8 [H, W, C]."""
+
+
 class Match(NamedTuple):
     """One result of a query."""
 
-    item: str | np.ndarray  # a caption, or a picture as uint8 [H, W, C]
+    item: Item
     score: float  # cosine similarity
     right: bool
 
@@ -34,9 +38,9 @@ class Match(NamedTuple):
 class Row(NamedTuple):
     """One query of a gallery and its best matches, best first."""
 
-    query: str | np.ndarray
+    query: Item | tuple[Item, ...]  # several where they are asked together, as a picture and a question
     matches: tuple[Match, ...]
-    truth: str | np.ndarray | None = None  # what should have come first, where it did not
+    truth: Item | None = None  # what should have come first, where it did not
 
 
 class Gallery(NamedTuple):

@@ -3,10 +3,12 @@
 Letters: N pictures, C classes.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from mmjax.evals import Confusion, Gallery, Picture, Reliability, galleries, ranking, scores
-from mmjax.evals.classes import Labelled
 
 _CONFUSED = 20  # classes of the confusion matrix
 
@@ -32,9 +34,15 @@ def calibration(
     return {f"{prefix}_ece": found.error}, shown
 
 
-def pictures(score_NC: np.ndarray, of: Labelled, names: tuple[str, ...]) -> tuple[Picture, ...]:
-    """Which classes were taken for which others, and the worst mistakes with what was answered."""
-    return confusion(score_NC, of.label_N, names), _mistakes(score_NC, of, names)
+def pictures(
+    score_NC: np.ndarray, label_N: np.ndarray, names: tuple[str, ...], queries: Sequence[Any]
+) -> tuple[Picture, ...]:
+    """Which classes were taken for which others, and the worst mistakes with what was answered.
+
+    Args:
+        queries: as `Row` has them, read when indexed.
+    """
+    return confusion(score_NC, label_N, names), _mistakes(score_NC, label_N, names, queries)
 
 
 def confusion(score_NC: np.ndarray, label_N: np.ndarray, names: tuple[str, ...]) -> Confusion:
@@ -44,19 +52,19 @@ def confusion(score_NC: np.ndarray, label_N: np.ndarray, names: tuple[str, ...])
     wrong_CC = counts_CC - np.diag(np.diag(counts_CC))
     worst_C = np.argsort(-(wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)), kind="stable")
     shown_C = np.sort(worst_C[:_CONFUSED])
-    note = "Pictures of a class (rows) by the class that they were taken for (columns)."
+    note = "Examples of a class (rows) by the class that they were taken for (columns)."
     if len(shown_C) < len(names):
         note += f" Of {len(names):,} classes the {len(shown_C)} that are confused most."
     shown = tuple(names[c] for c in shown_C)
     return Confusion("Confusion matrix", note, shown, counts_CC[np.ix_(shown_C, shown_C)])
 
 
-def _mistakes(score_NC: np.ndarray, of: Labelled, names: tuple[str, ...]) -> Gallery:
-    own_N = score_NC[np.arange(len(of.label_N)), of.label_N]
-    others_NC = np.where(np.arange(len(names)) == of.label_N[:, None], -np.inf, score_NC)
-    found = ranking.Ranked(scores.ranks(score_NC, of.label_N), own_N - others_NC.max(axis=1))
+def _mistakes(score_NC, label_N, names, queries) -> Gallery:
+    own_N = score_NC[np.arange(len(label_N)), label_N]
+    others_NC = np.where(np.arange(len(names)) == label_N[:, None], -np.inf, score_NC)
+    found = ranking.Ranked(scores.ranks(score_NC, label_N), own_N - others_NC.max(axis=1))
     chosen = galleries.mistakes(found)
-    rows = (galleries.row(of.pictures[n], names, score_NC[n], of.label_N[n]) for n in chosen)
+    rows = (galleries.row(queries[n], names, score_NC[n], label_N[n]) for n in chosen)
     return Gallery(
         "Worst mistakes", "Where a wrong class beats the right one by the widest margin.", tuple(rows)
     )

@@ -8,14 +8,13 @@ import numpy as np
 from mmjax.data import Source
 from mmjax.data.labels import Labels, OneClass
 from mmjax.evals import Embed, Report, classification, scores
-from mmjax.evals.classes import Labelled
-from mmjax.evals.examples import Examples, Pictures, check_fields, readable, spread
+from mmjax.evals.examples import Asked, Examples, check_fields, readable, spread
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classified:
     """The metrics of classification of `embed["classes/<task>"]`: `cls_acc1`, `cls_f1_macro`, `cls_ece` ...;
-    the confusion matrix, the reliability diagram and, of pictures, the worst mistakes."""
+    the confusion matrix, the reliability diagram and, of pictures and texts, the worst mistakes."""
 
     name: str  # data set and split, as metrics name it
     source: Source
@@ -55,10 +54,11 @@ class Classified:
         label_N, names = target_NC.argmax(axis=1), self._labels.names
         found, diagram = classification.calibration("cls", probs_NC, label_N)
         found |= classification.metrics("cls", probs_NC, label_N, detail=True)
-        if "image" in embed:
-            of = Labelled(Pictures(self.source, index_N), label_N)
-            return Report(found, (*classification.pictures(probs_NC, of, names), diagram))
-        return Report(found, (classification.confusion(probs_NC, label_N, names), diagram))
+        asked = tuple(name for name in ("image", "text") if name in embed)
+        if not asked:
+            return Report(found, (classification.confusion(probs_NC, label_N, names), diagram))
+        queries = Asked(self.source, index_N, asked)
+        return Report(found, (*classification.pictures(probs_NC, label_N, names, queries), diagram))
 
     @functools.cached_property
     def _labels(self) -> Labels:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data import BadExample, Source
+from mmjax.evals import Item
 
 log = logging.getLogger("mmjax")
 
@@ -68,6 +69,19 @@ class Examples:
 
     def __getitem__(self, at: slice) -> list[dict[str, Any]]:
         return [self.source[int(i)] for i in self.index_N[at]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """What the examples `index_N` of a source show and say, as queries of a gallery, read when indexed."""
+
+    source: Source
+    index_N: np.ndarray
+    modalities: tuple[str, ...]  # of `image` and `text`
+
+    def __getitem__(self, at: int) -> tuple[Item, ...]:
+        example = self.source[int(self.index_N[at])]
+        return tuple(example["text"][0] if name == "text" else example[name] for name in self.modalities)
 
 
 def check_fields(*, name: str, every_steps: int, limit: int | None) -> None:

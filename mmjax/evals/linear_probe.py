@@ -74,7 +74,8 @@ class LinearProbe:
         metrics = classification.metrics("lp", share_NC, label_N, detail=self.detail)
         error, diagram = classification.calibration("lp", share_NC, label_N)
         metrics |= error | {"lp_l2": chosen, "lp_val_acc1": float(np.max(sweep.y["validation"]))}
-        shown = classification.pictures(share_NC, data.test, data.classes.names)
+        test = data.test
+        shown = classification.pictures(share_NC, test.label_N, data.classes.names, test.pictures)
         return Report(metrics, (*shown, diagram, sweep))
 
     @functools.cached_property

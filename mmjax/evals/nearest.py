@@ -85,7 +85,8 @@ class KNearest:
             "pictures are spread evenly over the data, not picked.",
             rows(test, train, spread(len(test.id_N), ROWS)),
         )
-        return Report(metrics, (neighbours, *classification.pictures(votes_NC, data.test, names)))
+        shown = classification.pictures(votes_NC, test.id_N, names, test.items)
+        return Report(metrics, (neighbours, *shown))
 
     @functools.cached_property
     def _data(self) -> _Data:

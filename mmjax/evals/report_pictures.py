@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from mmjax.evals import Gallery, Heatmap, Match, Row
+from mmjax.evals import Gallery, Heatmap, Item, Match, Row
 
 _CAPTION = 200  # characters of a caption that are shown
 
@@ -95,9 +95,10 @@ def _row(row: Row, thumbnails: Thumbnails) -> str:
     if row.truth is not None and not any(match.right for match in row.matches):
         right = _item(row.truth, "the right answer", thumbnails)
         answer += f'<div class="truth"><span>should be</span>{right}</div>'
+    asked = row.query if isinstance(row.query, tuple) else (row.query,)
+    query = "".join(_item(item, "the query", thumbnails) for item in asked)
     return (
-        f'<article class="row"><div class="query">{_item(row.query, "the query", thumbnails)}</div>'
-        f'<div class="answer">{answer}</div></article>'
+        f'<article class="row"><div class="query">{query}</div><div class="answer">{answer}</div></article>'
     )
 
 
@@ -108,7 +109,7 @@ def _match(match: Match, place: int, thumbnails: Thumbnails) -> str:
     return f'<li class="{right}">{item}{mark}<span class="score">{match.score:.2f}</span></li>'
 
 
-def _item(item: str | np.ndarray, alt: str, thumbnails: Thumbnails) -> str:
+def _item(item: Item, alt: str, thumbnails: Thumbnails) -> str:
     if isinstance(item, str):
         return f'<span class="caption">{_caption(item)}</span>'
     return thumbnails.html(item, alt)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.labels import Several
+from mmjax.evals import Gallery
 from mmjax.evals.classified import Classified
 
 LABELS = (0, 0, 1, 1, 2, 2)
@@ -57,6 +58,21 @@ def test_accuracy_f1_and_calibration_are_those_of_the_answers():
 def test_right_answers_are_perfect():
     found = metrics(LABELS)
     assert found["cls_acc1"] == found["cls_f1_macro"] == found["cls_roc_auc"] == 1
+
+
+@pytest.mark.parametrize("asked", [("image",), ("text",), ("image", "text")])
+def test_a_mistake_is_shown_with_all_that_was_asked(asked):
+    source = Things(said=tuple(f"what is thing {i}" for i in range(6)), names={0: "a", 1: "b", 2: "c"})
+    evaluator = Classified(name="things", source=source)
+    evaluator.prepare()
+    found = evaluator(
+        embed([0, 0, 1, 2, 2, 2]) | dict.fromkeys(asked, None)
+    )  # of thing 3, a "b", "c" is said
+    (gallery,) = (shown for shown in found.pictures if isinstance(shown, Gallery))
+    (row,) = gallery.rows
+    assert (row.matches[0].item, row.truth) == ("c", "b") and len(row.query) == len(asked)
+    for name, item in zip(asked, row.query, strict=True):
+        assert item == "what is thing 3" if name == "text" else (item == 3).all()
 
 
 def test_several_classes_are_cut_at_their_thresholds():

@@ -201,6 +201,12 @@ def test_transparent_pictures_are_shown_on_white():
     np.testing.assert_allclose(thumbnail.getpixel((16, 16)), (200, 0, 0), atol=6)  # JPEG
 
 
+def test_what_is_asked_together_is_shown_together():
+    asked = Row((noise(1), "what is this"), (Match("a cat", 0.5, True),))
+    html = page(reports={"one": ("cats", Report({}, (Gallery("One", "", (asked,)),)))})
+    assert len(thumbnails(html)) == 1 and "what is this" in Page(html).text
+
+
 def test_two_hundred_big_pictures_fit_as_small_thumbnails():
     rows = tuple(
         Row("caption", tuple(Match(noise(5 * row + i, side=400), 0.5, False) for i in range(5)))
