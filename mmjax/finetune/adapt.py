@@ -80,10 +80,10 @@ def plan(adapt: Adapt, there, here, *, new: str | None = None) -> list[Step]:
     return steps
 
 
-def report(base: Base, steps: list[Step]):
+def report(what: str, steps: list[Step]):
     """Logs how many parameters come from the checkpoint as they are, and all others by name."""
     as_is = sum(step.fate == "restored" for step in steps)
-    log.info("%s: %d of %d parameters of the tower are restored as they are", base.name, as_is, len(steps))
+    log.info("%s: %d of %d parameters are restored as they are", what, as_is, len(steps))
     for step in steps:
         if step.fate != "restored":
             shapes = " -> ".join(str(list(shape)) for shape in (step.there, step.here) if shape is not None)

@@ -125,7 +125,7 @@ def run(cfg: Classify, directory: pathlib.Path):
     cfg, mesh = setup.cfg, setup.mesh
     weights = {name: task.class_weights(cfg.data.train) for name, task in cfg.tasks.items()}
     training.begin(cfg, directory)
-    setup.report()
+    setup.weights.report()
     tokenizer = _tokenizer(setup, directory)
     made = functions(setup.network, _labels(cfg), mesh)
 

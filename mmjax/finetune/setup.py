@@ -1,19 +1,22 @@
 """What is known of a finetune before its first array: the resolved config, and what comes from where."""
 
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mmjax import metrics, sharding
+from mmjax import sharding
 from mmjax.data import pipeline, preparing
-from mmjax.finetune import adapt, heads, zero_shot
+from mmjax.finetune import heads, zero_shot
+from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
 from mmjax.finetune.context import Prompts
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.step import init_state
+from mmjax.finetune.weights import NEW, Weights, weights_of
 
 
 class Shapes(NamedTuple):
@@ -33,26 +36,15 @@ class Setup:
     base: Base
     mesh: Mesh
     network: Network
-    plans: dict[str, list[adapt.Step]]  # of each tower
+    weights: Weights
     shapes: Shapes
 
-    def report(self):
-        """Logs what becomes of every parameter of the towers."""
-        for plan in self.plans.values():
-            adapt.report(self.base, plan)
-
     def read(self, shapes):
-        """A part of the parameters of towers, of the checkpoint as far as the plans have them from there, or
-        of heads that have some from there."""
-        found = {}
-        wanted = sharding.with_layout(shapes, sharding.shardings(self.mesh, shapes))
-        if HEAD in wanted:
-            of_tasks = wanted.pop(HEAD)
-            found[HEAD] = {task: zero_shot.fixed_of(self.base, x) for task, x in of_tasks.items()}
-        for modality, of_tower in wanted.items():
-            change, plan = self.cfg.towers[modality].adapt, self.plans[modality]
-            with metrics.phase(f"reading {modality} of {self.base.name}"):
-                found |= adapt.load(self.base, change, plan, {modality: of_tower}, self._init_towers)
+        """A part of the parameters of towers, or of the text tower in the heads that have one."""
+        found = self.weights.read({name: x for name, x in shapes.items() if name != HEAD})
+        if HEAD in shapes:
+            layout = sharding.with_layout(shapes[HEAD], sharding.shardings(self.mesh, shapes[HEAD]))
+            found[HEAD] = {task: zero_shot.fixed_of(self.base, x) for task, x in layout.items()}
         return found
 
     def first_state(self, layout, fixed):
@@ -63,18 +55,8 @@ class Setup:
             if isinstance(task.head, heads.Prompted) and not task.keep_head
         }
         make = jax.jit(lambda *parts: init_state(self.cfg, self.network, *parts), out_shardings=layout)
-        return make(self.read(self.shapes.start), fixed, kernels, self._kept())
-
-    def _kept(self):
-        """Heads that training goes on with, and the fusion that they were trained on."""
-        part = _kept(self.cfg, self.shapes.state["params"])
-        if not part:
-            return {}
-        return self.base.restore(sharding.with_layout(part, sharding.shardings(self.mesh, part)))
-
-    def _init_towers(self):
-        layout = sharding.shardings(self.mesh, self.shapes.towers)
-        return jax.jit(lambda: _init_towers(self.cfg, self.network), out_shardings=layout)()
+        kept = self.weights.read(_kept(self.cfg, self.shapes.state["params"]))
+        return make(self.read(self.shapes.start), fixed, kernels, kept)
 
 
 def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
@@ -94,16 +76,8 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
         shapes = shapes_of(cfg, network)
     there = base.shapes()
     _check_kept(cfg, base, there, shapes.state["params"])
-    plans = {
-        modality: adapt.plan(
-            tower.adapt,
-            {modality: there[modality]},
-            {modality: shapes.towers[modality]},
-            new=tower.tune.new,
-        )
-        for modality, tower in cfg.towers.items()
-    }
-    return Setup(cfg=cfg, base=base, mesh=mesh, network=network, plans=plans, shapes=shapes)
+    weights = _weights(cfg, base, mesh, network, shapes)
+    return Setup(cfg=cfg, base=base, mesh=mesh, network=network, weights=weights, shapes=shapes)
 
 
 def resolved(cfg, base: Base):
@@ -131,8 +105,39 @@ def resolved(cfg, base: Base):
     )
 
 
+def _weights(cfg, base: Base, mesh: Mesh, network: Network, shapes: Shapes) -> Weights:
+    """Of the towers, and of the heads and the fusion that are trained."""
+    params, there = shapes.state["params"], base.shapes()
+    beside = {name: params[name] for name in (HEAD, FUSION) if name in params}
+    kept = _kept(cfg, params)
+    adapts = {modality: tower.adapt for modality, tower in cfg.towers.items()}
+    adapts |= {name: _adapt(name, x, there.get(name, {}), kept.get(name, {})) for name, x in beside.items()}
+    return weights_of(
+        base,
+        adapts,
+        {**shapes.towers, **beside},
+        lambda modality: _init_tower(cfg, network, modality),
+        mesh,
+        new={modality: tower.tune.new for modality, tower in cfg.towers.items()},
+    )
+
+
+def _adapt(name: str, here, there, kept) -> Adapt:
+    """What begins anew and what is left out of a tree whose parts `kept` alone come from a checkpoint."""
+    if not kept:
+        return NEW
+    return Adapt(
+        fresh=_parts(name, [part for part in here if part not in kept]),
+        drop=_parts(name, [part for part in there if part not in kept]),
+    )
+
+
+def _parts(name: str, parts: list[str]) -> str | None:
+    return f"^{name}/({'|'.join(map(re.escape, parts))})(/|$)" if parts else None
+
+
 def _kept(cfg, params):
-    """The part of all parameters that comes from the checkpoint beside those of towers."""
+    """Heads that training goes on with, and the fusion that they were trained on."""
     wanted = {name: params[HEAD][name] for name, task in cfg.tasks.items() if task.keep_head}
     if not wanted:
         return {}
@@ -177,16 +182,14 @@ def shapes_of(cfg, network: Network) -> Shapes:
     Raises:
         ValueError: a pattern of the optimizer or of what is tuned names nothing.
     """
-    towers = jax.eval_shape(lambda: _init_towers(cfg, network))
+    towers = jax.eval_shape(lambda: {name: _init_tower(cfg, network, name) for name in cfg.towers})
     start, fixed = network.tuned.start(towers), network.tuned.fixed(towers)
     fixed |= network.fixed_heads(jax.eval_shape(network.init_heads, jax.random.key(0), towers))
     state = jax.eval_shape(lambda *parts: init_state(cfg, network, *parts), start, fixed)
     return Shapes(towers, start, fixed, state)
 
 
-def _init_towers(cfg, network: Network):
-    key = jax.random.fold_in(jax.random.key(cfg.seed), 1)
-    return {
-        modality: network.towers[modality].init(jax.random.fold_in(key, i), x)["params"]
-        for i, (modality, x) in enumerate(network.examples(1).items())
-    }
+def _init_tower(cfg, network: Network, modality: str):
+    of_seed = jax.random.fold_in(jax.random.key(cfg.seed), 1)
+    key = jax.random.fold_in(of_seed, list(cfg.towers).index(modality))
+    return network.towers[modality].init(key, network.examples(1)[modality])["params"]

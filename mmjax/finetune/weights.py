@@ -1,6 +1,7 @@
-"""Where every parameter of a contrastive finetune comes from: a checkpoint, or nowhere."""
+"""Where every parameter of a finetune comes from: a checkpoint, or nowhere."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,12 +21,12 @@ NEW = Adapt(fresh=".")  # all begins anew
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Weights:
-    """The fate of all parameters, by modality and "objective", and the reading of them."""
+    """The fate of all parameters, by modality and "head", "objective" and the like, and reading them."""
 
     base: Base | None  # None: all begins anew
     adapts: Mapping[str, Adapt]  # what may differ, by modality
     plans: Mapping[str, list[Step]]
-    init: Callable[[str], Any]  # parameters of a modality anew
+    init: Callable[[str], Any]  # parameters anew, by name
     mesh: Mesh
 
     def report(self):
@@ -33,8 +34,8 @@ class Weights:
         if self.base is None:
             log.info("all parameters begin anew")
             return
-        for plan in self.plans.values():
-            adapt.report(self.base, plan)
+        for name, plan in self.plans.items():
+            adapt.report(f"{self.base.name}: {name}", plan)
 
     def read(self, shapes) -> dict[str, Any]:
         """The parameters that `shapes` has, on the mesh, of the checkpoint as far as they are from there."""
@@ -42,10 +43,16 @@ class Weights:
         for name, x in shapes.items():
             part = {name: x}
             wanted = sharding.with_layout(part, sharding.shardings(self.mesh, part))
-            init = jax.jit(lambda name=name: {name: self.init(name)})
             with metrics.phase(f"{'making' if self.base is None else 'reading'} {name}"):
-                found |= adapt.load(self.base, self.adapts[name], self.plans[name], wanted, init)
+                begun = functools.partial(self._begun, name)
+                found |= adapt.load(self.base, self.adapts[name], self.plans[name], wanted, begun)
         return found
+
+    def _begun(self, name: str):
+        def make():
+            return {name: self.init(name)}
+
+        return jax.jit(make, out_shardings=sharding.shardings(self.mesh, jax.eval_shape(make)))()
 
 
 def weights_of(

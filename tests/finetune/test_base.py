@@ -1,5 +1,7 @@
 """The checkpoint contract: what of a workdir is found, and what of it is read."""
 
+import logging
+import re
 import shutil
 
 import debugrun
@@ -39,6 +41,10 @@ def workdir(tmp_path_factory):
 def tower_shapes(found, mesh):
     shapes = {"image": found.shapes()["image"]}
     return sharding.with_layout(shapes, sharding.shardings(mesh, shapes))
+
+
+def paths(tree):
+    return [sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
 def bytes_read():
@@ -91,6 +97,23 @@ def test_a_finetune_of_one_tower_reads_no_byte_of_the_other(workdir):
     assert bytes_read() - before < BIG.nbytes / 2
     expected = jax.tree.map(lambda x: x + np.float32(20), debugrun.state()["params"]["image"])
     jax.tree.map(np.testing.assert_array_equal, params, {"image": expected})
+
+
+def test_the_log_says_what_becomes_of_every_parameter(workdir, caplog):
+    task = Task(labels=OneClass(names=("a", "b")))
+    cfg = Classify(init_from="", tasks={"class": task}, data=debugrun.config().data, steps=1)
+    setup = set_up(cfg, base.find(str(workdir)))
+    with caplog.at_level(logging.INFO, "mmjax"):
+        setup.weights.report()
+    said = [re.match(r"  (fresh|left out) +(\S+) ", record.getMessage()) for record in caplog.records]
+    named = sorted(match.groups() for match in said if match)
+    there = setup.base.shapes()
+    whole = len(paths(there["image"]))
+    assert f"image: {whole} of {whole} parameters are restored as they are" in caplog.text
+    left = [("left out", path) for path in paths(there) if not path.startswith("image/")]
+    assert named == sorted(
+        [*left, ("fresh", "head/class/logits/kernel"), ("fresh", "head/class/logits/bias")]
+    )
 
 
 def test_a_step_can_be_named(workdir):

@@ -70,7 +70,7 @@ def test_the_workdir_is_as_one_of_pretraining(album, finished, photos):
         -1
     ].items()
     log = (album / "log.txt").read_text()
-    assert len(re.findall(r"(\d+) of \1 parameters of the tower are restored as they are", log)) == 3
+    assert len(re.findall(r"(\d+) of \1 parameters are restored as they are", log)) == 3
     assert here("", album, "--eval_only") == 0
 
 
