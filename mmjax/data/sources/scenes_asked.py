@@ -19,7 +19,8 @@ class SceneQuestions:
     `scenes_questions.ANSWERS`. The question is a function of the scene's seed, split and number alone."""
 
     scenes: Scenes
-    topics: tuple[Topic, ...] = TOPICS  # what is asked about; scenes that have none of these are left out
+    # What is asked about, one that stands here twice twice as often; scenes that have none are left out.
+    topics: tuple[Topic, ...] = TOPICS
 
     def __post_init__(self):
         if not self.topics:

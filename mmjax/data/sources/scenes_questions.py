@@ -30,8 +30,6 @@ _PLACES = {
     ("left of", 2): ("on the left", "on the right"),
     ("above", 2): ("at the top", "at the bottom"),
 }
-# How often each is asked of a scene that has all: most often what needs things to be told apart and related.
-_OFTEN = {"color": 4, "side": 2, "count": 2, "shape": 1, "presence": 1}
 _ALONG = {"left to right": "left of", "top to bottom": "above"}
 
 
@@ -43,10 +41,10 @@ class Question(NamedTuple):
 
 def ask(scene: Scene, rng: Rng, topics: tuple[Topic, ...], *, novel: bool) -> Question:
     """A question about a scene of the split `novel`, or of the others, on one of the topics that it has (see
-    `has_topic`)."""
+    `has_topic`); one that is among them twice is asked twice as often."""
     every = [question for question in _questions(scene, rng, novel) if question.topic in topics]
-    found = dict.fromkeys(question.topic for question in every)
-    topic = rng.choice([topic for topic in found for _ in range(_OFTEN[topic])])
+    found = {question.topic for question in every}
+    topic = rng.choice([topic for topic in topics if topic in found])
     return rng.choice([question for question in every if question.topic == topic])
 
 

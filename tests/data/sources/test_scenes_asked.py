@@ -128,6 +128,13 @@ def test_one_topic_is_asked_of_the_scenes_that_have_it(topic):
     assert 150 < len(source) <= 1_000
 
 
+def test_a_topic_that_stands_twice_is_asked_twice_as_often():
+    # Where there is a shape to ask for there is a color, too.
+    source = SceneQuestions(scenes=Scenes(split="train"), topics=("color", "shape", "shape"))
+    shapes = sum(source.question(i).topic == "shape" for i in range(2_000))
+    assert abs(shapes / 2_000 - 2 / 3) < 4 * (2 / 9 / 2_000) ** 0.5
+
+
 def test_nothing_to_ask_is_refused():
     with pytest.raises(ValueError, match="leaves nothing to ask; use some of color, shape, count"):
         SceneQuestions(scenes=Scenes(), topics=())
