@@ -36,12 +36,17 @@ class Adapt:
     fresh: str | None = None  # parameters of the tower that begin anew, whatever the checkpoint has
     drop: str | None = None  # parameters of the checkpoint that the tower has no more
     filter: Filter = "cubic"  # between positions, where their number changes
+    # Cells of learned positions along each axis, in the checkpoint and in the tower: ((8, 32), (8, 48)), say.
+    # None: squares of a picture's patches; those of any other modality but texts are then not resized.
+    grid: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     # Positions of longer texts: further ones are zeros, or the old ones are stretched over all.
     texts: Literal["keep", "stretch"] = "keep"
 
     def __post_init__(self):
         check_pattern("adapt.fresh", self.fresh or "")
         check_pattern("adapt.drop", self.drop or "")
+        if self.grid is not None and len({len(cells) for cells in self.grid}) != 1:
+            raise ValueError(f"adapt.grid={self.grid} must be two grids of as many axes")
 
 
 class Step(NamedTuple):
@@ -121,14 +126,14 @@ def load(base: Base, adapt: Adapt, steps: list[Step], wanted, init: Callable):
 
 
 def resized(adapt: Adapt, path: str, positions_SD, count: int):
-    """Learned positions of another number: of the pieces of a text, or of square grids of patches."""
-    if path.startswith("text/"):
+    """Learned positions of another number: of the pieces of a text, or of a grid."""
+    if path.startswith("text/") and adapt.grid is None:
         if adapt.texts == "stretch":
             return resize_grid(positions_SD, (len(positions_SD),), (count,), filter=adapt.filter)
         kept_SD = positions_SD[:count]
         return jnp.pad(kept_SD, ((0, count - len(kept_SD)), (0, 0)))
-    first, (before, after) = _grids(len(positions_SD), count)
-    grid_SD = resize_grid(positions_SD[first:], (before,) * 2, (after,) * 2, filter=adapt.filter)
+    first, (before, after) = _grids(adapt, path, len(positions_SD), count)
+    grid_SD = resize_grid(positions_SD[first:], before, after, filter=adapt.filter)
     return jnp.concatenate([positions_SD[:first], grid_SD])
 
 
@@ -152,8 +157,8 @@ def _fate(adapt: Adapt, path: str, there, here, new) -> Fate:
             f"adapt.fresh='^{re.escape(path)}'"
         )
     if path.endswith("/positions") and there[1:] == here[1:]:
-        if not path.startswith("text/"):
-            _grids(there[0], here[0])
+        if not path.startswith("text/") or adapt.grid is not None:
+            _grids(adapt, path, there[0], here[0])
         return "resized"
     raise ValueError(
         f"{path} is {list(there)} in the checkpoint and {list(here)} in the tower; give the tower of the "
@@ -161,19 +166,29 @@ def _fate(adapt: Adapt, path: str, there, here, new) -> Fate:
     )
 
 
-def _grids(*counts: int) -> tuple[int, list[int]]:
-    """How many positions come before the patches, none or that of a class token, and the sides of the grids.
+def _grids(adapt: Adapt, path: str, *counts: int) -> tuple[int, list[tuple[int, ...]]]:
+    """How many positions come before the grids, none or that of a class token, and the grids' cells.
 
     Raises:
-        ValueError: with neither are all grids squares.
+        ValueError: with neither are these as many positions, or nothing says what grids they are of.
     """
+    if adapt.grid is None and not path.startswith("image/"):
+        raise ValueError(
+            f"{path} has {counts[0]} positions in the checkpoint and {counts[1]} in the tower, and nothing "
+            "says of what grids; give adapt.grid, such as ((8, 32), (8, 48))"
+        )
     for first in (0, 1):
-        sides = [math.isqrt(count - first) for count in counts]
-        if all(side**2 == count - first for side, count in zip(sides, counts, strict=True)):
-            return first, sides
+        grids = adapt.grid or [(math.isqrt(count - first),) * 2 for count in counts]
+        if all(math.prod(grid) == count - first for grid, count in zip(grids, counts, strict=True)):
+            return first, list(grids)
+    if adapt.grid is not None:
+        raise ValueError(
+            f"adapt.grid={adapt.grid} has {[math.prod(grid) for grid in adapt.grid]} cells, but {path} has "
+            f"{list(counts)} positions; give grids of as many, or of one fewer beside a class token"
+        )
     raise ValueError(
         f"{counts[0]} positions cannot be resized to {counts[1]}: they are no square grids of patches; use a "
-        "preprocess.size that the tower's patch divides"
+        "preprocess.size that the tower's patch divides, or give adapt.grid"
     )
 
 

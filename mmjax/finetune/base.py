@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from mmjax import checkpoint
 from mmjax.data import tokenizers
-from mmjax.data.tokenizers import Tokenizer
+from mmjax.data.tokenizers import Tokenizer, TokenizerConfig
 from mmjax.finetune.quantized import Quantized
 from mmjax.finished import checkpoint_of, config_of, split
 
@@ -57,14 +57,24 @@ class Base:
         # Those of a finetune say what of them was trained, too.
         return tower if isinstance(tower, nn.Module) else tower.module
 
+    def check_whole(self, modality: str):
+        """Raises ValueError where the checkpoints hold of a tower only what a finetune trained."""
+        tower = self.config.towers[modality]
+        if not isinstance(tower, nn.Module) and not tower.tune.whole:
+            raise ValueError(
+                f"{self.workdir} holds only what was trained of its tower for {modality!r} "
+                f"({type(tower.tune).__name__}); make it whole with configs/finetune_soup.py, and give that"
+            )
+
     def objective(self) -> nn.Module:
         """Raises ValueError where the run had none, as a classification has not."""
         if "objective" not in {field.name for field in dataclasses.fields(self.config)}:
             raise ValueError(f"{self.workdir} is a {type(self.config).__name__}, without objective; give one")
         return self.config.objective
 
-    def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(self.workdir, self.config.tokenizer)
+    def tokenizer(self, other: TokenizerConfig | None = None) -> Tokenizer:
+        """The run's; with `other` its vocabulary for rows as that says."""
+        return tokenizers.load(self.workdir, other or self.config.tokenizer)
 
 
 def find(init_from: str, packages: tuple[str, ...] = ()) -> Base:

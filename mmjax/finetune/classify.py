@@ -195,7 +195,7 @@ def first_model(cfg: Classify, mesh: Mesh | None = None) -> Classifier:
     with jax.set_mesh(mesh):
         fixed = setup.read(setup.shapes.fixed)
         params = setup.first_state(sharding.shardings(mesh, setup.shapes.state), fixed)["params"]
-    tokenizer = setup.base.tokenizer() if "text" in cfg.towers else None
+    tokenizer = setup.tokenizer()
     made = functions(setup.network, _labels(cfg), mesh)
     return _classifier(cfg, setup.network, made, tokenizer, mesh, params, fixed)
 
@@ -218,13 +218,11 @@ def _labels(cfg: Classify):
 
 
 def _tokenizer(setup: Setup, directory: pathlib.Path) -> Tokenizer | None:
-    """The checkpoint's, copied into the run's directory, where there is a tower for texts."""
-    if "text" not in setup.cfg.towers:
-        return None
-    path = directory / tokenizers.FILE
-    if jax.process_index() == 0 and not path.is_file():
-        workdir.write(path, setup.base.tokenizer().model)
-    return setup.base.tokenizer()
+    """That of texts, copied into the run's directory."""
+    tokenizer, path = setup.tokenizer(), directory / tokenizers.FILE
+    if tokenizer is not None and jax.process_index() == 0 and not path.is_file():
+        workdir.write(path, tokenizer.model)
+    return tokenizer
 
 
 def _batch_shapes(cfg: Classify, network: Network, mesh: Mesh):

@@ -4,6 +4,8 @@ A **head** is a Flax Linen module with a field `classes`, 0 for as many as the d
 tower gives. It computes in float32. Letters: B batch, S positions, D width, E embedding, C classes.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -76,6 +78,15 @@ class Attentive(nn.Module):
         x_BD = nn.LayerNorm(name="norm")(x_BD)
         x_BD = nn.Dropout(self.dropout, deterministic=not train)(x_BD)
         return _logits(self.classes, x_BD)
+
+
+def in_use(module: nn.Module) -> nn.Module:
+    """A head, or a fusion, without what matters only to how it begins and learns: of two that are then equal,
+    the same parameters say the same."""
+    changes = {"dropout": 0.0} if "dropout" in {field.name for field in dataclasses.fields(module)} else {}
+    if isinstance(module, Prompted):
+        changes |= {"templates": ("{}",), "scale": None}
+    return module.clone(**changes)
 
 
 def _logits(classes: int, x_BE):

@@ -1,10 +1,12 @@
-"""What a contrastive finetune takes over from finished runs: its checkpoint, and its teacher."""
+"""What a finetune takes over from finished runs: its checkpoint, and the teacher of a contrastive one."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 from mmjax import config
 from mmjax.data import pipeline
+from mmjax.data.geometry import Preprocess
+from mmjax.data.tokenizers import TokenizerConfig
 from mmjax.finetune import base as bases
 from mmjax.finetune.backbone import Backbone
 from mmjax.finetune.base import Base
@@ -45,6 +47,33 @@ def is_new(cfg, name: str) -> bool:
     return cfg.init_from is None or (given is not None and given.adapt.fresh == NEW.fresh)
 
 
+def of_checkpoint(name: str, tower: Backbone, base: Base) -> Backbone:
+    """The tower of a modality with what it takes from the checkpoint.
+
+    Raises:
+        ValueError: the checkpoint has no such tower, or only a part of it, or reads other rows of ids.
+    """
+    module = tower.tune.module(tower.module or base.tower(name))
+    if tower.adapt.fresh != NEW.fresh:
+        base.check_whole(name)
+    tokenizer = _tokenizer(tower.tokenizer, base.config.tokenizer) if name == "text" else None
+    return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
+
+
+def check_preprocess(given: Preprocess, there: Preprocess):
+    """Raises ValueError where pictures are prepared otherwise than the checkpoint's were."""
+    if given != dataclasses.replace(there, size=given.size):
+        raise _other("preprocess", given, there, "its size")
+
+
+def _tokenizer(given: TokenizerConfig | None, there: TokenizerConfig) -> TokenizerConfig:
+    """`there` where none is given; weights depend on neither the length of rows nor which end is cut."""
+    found = given or there
+    if found != there and found != dataclasses.replace(there, length=found.length, truncate=found.truncate):
+        raise _other("tokenizer", found, there, "its length")
+    return found
+
+
 def resolved(cfg, runs: Runs):
     """A `Contrast` with all that it takes from its runs.
 
@@ -58,8 +87,7 @@ def resolved(cfg, runs: Runs):
     if "image" in towers and preprocess is None and there is not None:
         preprocess = dataclasses.replace(there, size=pipeline.size(cfg.data)[0])
     if "image" in towers and not is_new(cfg, "image"):
-        if preprocess != dataclasses.replace(there, size=preprocess.size):
-            raise _other("preprocess", preprocess, there, "its size")
+        check_preprocess(preprocess, there)
     return dataclasses.replace(
         cfg,
         init_from=base and base.name,
@@ -97,18 +125,7 @@ def _tower(cfg, name: str, tower: Backbone, runs: Runs) -> Backbone:
         there, module = runs.first.config.tokenizer if name == "text" else None, tower.module
         module = tower.tune.module(module)
         return dataclasses.replace(tower, module=module, tokenizer=tower.tokenizer or there)
-    there = runs.base.tower(name)
-    module = tower.tune.module(tower.module or there)
-    tokenizer = tower.tokenizer
-    if name == "text":
-        there = runs.base.config.tokenizer
-        tokenizer = tokenizer or there
-        # Weights depend on neither the length of rows nor which end of a text is cut.
-        if tokenizer != there and tokenizer != dataclasses.replace(
-            there, length=tokenizer.length, truncate=tokenizer.truncate
-        ):
-            raise _other("tokenizer", tokenizer, there, "its length")
-    return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
+    return of_checkpoint(name, tower, runs.base)
 
 
 def _objective(cfg, runs: Runs):

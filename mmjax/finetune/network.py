@@ -38,14 +38,15 @@ class Network:
     tunes: dict[str, Tune]  # of each tower
     fusion: nn.Module
     heads: dict[str, nn.Module]  # by task
-    preprocess: Preprocess
+    preprocess: Preprocess | None  # of pictures
     rows: dict[str, tuple[tuple[int, ...], str]]  # shape and dtype of an example, by modality
 
     @classmethod
     def of(cls, cfg) -> "Network":
         """Of a resolved `Classify`."""
         rows = {name: (field.shape, field.dtype) for name, field in cfg.data.fields.items()}
-        rows["image"] = (cfg.preprocess.size, cfg.preprocess.size, 3), "float32"
+        if "image" in cfg.towers:
+            rows["image"] = (cfg.preprocess.size, cfg.preprocess.size, 3), "float32"
         if "text" in cfg.towers:
             rows["text"] = (cfg.tokenizer.length,), "int32"
         return cls(

@@ -10,13 +10,15 @@ from jax.sharding import Mesh
 
 from mmjax import sharding
 from mmjax.data import pipeline, preparing
-from mmjax.finetune import heads, zero_shot
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.finetune import heads, inherited, zero_shot
 from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.base import Base
 from mmjax.finetune.context import Prompts
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.step import init_state
 from mmjax.finetune.weights import NEW, Weights, weights_of
+from mmjax.model import check_marks, check_vocab
 
 
 class Shapes(NamedTuple):
@@ -47,6 +49,10 @@ class Setup:
             found[HEAD] = {task: zero_shot.fixed_of(self.base, x) for task, x in layout.items()}
         return found
 
+    def tokenizer(self) -> Tokenizer | None:
+        """Of texts, where there is a tower for them: the checkpoint's, for rows as the config says."""
+        return self.base.tokenizer(self.cfg.tokenizer) if "text" in self.cfg.towers else None
+
     def first_state(self, layout, fixed):
         """The state that training begins with."""
         kernels = {
@@ -74,6 +80,9 @@ def set_up(cfg, base: Base, mesh: Mesh | None = None) -> Setup:
     network = Network.of(cfg)
     with jax.set_mesh(mesh):
         shapes = shapes_of(cfg, network)
+    if "text" in cfg.towers:
+        check_vocab(shapes.towers["text"], cfg.tokenizer.vocab)
+        check_marks(cfg.towers["text"].module, cfg.tokenizer)
     there = base.shapes()
     _check_kept(cfg, base, there, shapes.state["params"])
     weights = _weights(cfg, base, mesh, network, shapes)
@@ -84,22 +93,18 @@ def resolved(cfg, base: Base):
     """The config with all that it takes from the checkpoint and from the training data, which is prepared.
 
     Raises:
-        ValueError: the checkpoint has not these towers, or prepares pictures otherwise; a head has another
-            number of classes than the data.
+        ValueError: the checkpoint has not these towers, or prepares pictures or texts otherwise, or lacks
+            what a head takes from it; a head has another number of classes than the data.
     """
-    there = base.config.preprocess
-    preprocess = cfg.preprocess or there
-    if preprocess != dataclasses.replace(there, size=preprocess.size):
-        raise ValueError(
-            f"preprocess={preprocess} differs from the checkpoint's {there} in more than its size; leave it "
-            "out, or change the size alone"
-        )
+    preprocess = cfg.preprocess or base.config.preprocess
+    if "image" in cfg.towers:
+        inherited.check_preprocess(preprocess, base.config.preprocess)
     return dataclasses.replace(
         cfg,
         init_from=base.name,
-        towers={modality: _resolved(tower, modality, base) for modality, tower in cfg.towers.items()},
+        towers={name: inherited.of_checkpoint(name, tower, base) for name, tower in cfg.towers.items()},
         tasks={
-            name: _with_prompts(task.resolved(name, cfg.data.train), base) for name, task in cfg.tasks.items()
+            name: _with_texts(task.resolved(name, cfg.data.train), base) for name, task in cfg.tasks.items()
         },
         preprocess=preprocess,
     )
@@ -150,27 +155,27 @@ def _check_kept(cfg, base: Base, there, here):
     for name in (name for name, task in cfg.tasks.items() if task.keep_head):
         old, new = (jax.tree.map(jnp.shape, tree.get(HEAD, {}).get(name)) for tree in (there, here))
         fusions = [jax.tree.map(jnp.shape, tree.get(FUSION, {})) for tree in (there, here)]
-        if (
-            old != new
-            or fusions[0] != fusions[1]
-            or base.config.tasks[name].labels.names != cfg.tasks[name].labels.names
-        ):
+        if old != new or fusions[0] != fusions[1] or not _same_question(base.config, cfg, name):
             raise ValueError(
                 f"tasks.{name}.keep_head: {base.workdir} has no such head for the same classes and fusion; "
                 "begin with a finetune of this task, or leave it out"
             )
 
 
-def _resolved(tower, modality: str, base: Base):
-    """A `Backbone` with what it takes from the checkpoint."""
-    there = base.tower(modality)
-    tokenizer = (tower.tokenizer or base.config.tokenizer) if modality == "text" else None
-    module = tower.tune.module(tower.module or there)
-    return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
+def _same_question(before, cfg, name: str) -> bool:
+    """Whether a task's head is computed alike, of the same towers and for the same classes; parameters of the
+    same shapes do not tell."""
+    old, new = ((c.tasks[name].labels.names, [*c.towers]) for c in (before, cfg))
+    modules = [(heads.in_use(c.tasks[name].head), heads.in_use(c.fusion)) for c in (before, cfg)]
+    return old == new and modules[0] == modules[1]
 
 
-def _with_prompts(task, base: Base):
-    """A task whose head, where it learns prompts, has the checkpoint's text tower."""
+def _with_texts(task, base: Base):
+    """A task whose head, where it learns prompts, has the checkpoint's text tower; checks what begins with
+    names of classes."""
+    begins = isinstance(task.head, heads.Prompted) and not task.keep_head
+    if begins or isinstance(task.head, Prompts):
+        zero_shot.check(task.head, base)
     if not isinstance(task.head, Prompts):
         return task
     return dataclasses.replace(task, head=zero_shot.with_text(task.head, base, task.labels.names))

@@ -32,16 +32,11 @@ class Teacher:
     def of(cls, base: Base, names: Collection[str]) -> "Teacher":
         """
         Raises:
-            ValueError: the run has no tower for one of these modalities, or its checkpoints hold none.
+            ValueError: the run has no tower for one of these modalities, or only a part of it.
         """
-        held = base.shapes()
         for name in names:
             base.tower(name)
-            if name not in held:
-                raise ValueError(
-                    f"the checkpoints of {base.workdir} hold no {name} tower, only what was trained: "
-                    f"{', '.join(held)}; give another teacher"
-                )
+            base.check_whole(name)
         return cls(base=base, names=tuple(names))
 
     def __call__(self, cfg, params, batch, keys):

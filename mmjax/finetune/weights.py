@@ -78,11 +78,6 @@ def weights_of(
         change, held = adapts[name], {name: there[name]} if there.get(name) else {}
         if change.fresh == NEW.fresh:
             change = dataclasses.replace(change, drop="." if held else None)
-        elif not held and jax.tree.leaves(x):
-            raise ValueError(
-                f"the checkpoints of {base.workdir} hold no {name}, only what was trained, "
-                f"{', '.join(there)}; give a run that trained it"
-            )
         plans[name] = adapt.plan(change, held, {name: x}, new=new.get(name)) if jax.tree.leaves(x) else []
     for name in (name for name in there if name not in shapes):
         plans[name] = adapt.plan(Adapt(drop="."), {name: there[name]}, {})

@@ -20,22 +20,28 @@ from mmjax.towers.prompts import Context
 _ROWS = 256  # texts of one forward pass
 
 
+def check(head: Prompted | Prompts, base: Base):
+    """Raises ValueError where the checkpoint has no whole text tower, or no scale for a head without one."""
+    base.tower("text")
+    base.check_whole("text")
+    if (isinstance(head, Prompts) or head.scale is None) and SCALE not in base.shapes().get("objective", {}):
+        raise ValueError(
+            f"{base.workdir} has no objective with a scale; give heads.Prompted a scale, such as 100, or use "
+            "another head"
+        )
+
+
 def kernel(base: Base, head: Prompted, names: tuple[str, ...], mesh: Mesh):
     """Float32 [E, C]: embeddings of the classes' prompts by the text tower, times the scale.
 
     Only the text tower is read of the checkpoint, and the objective's scale where the head gives none.
-
-    Raises:
-        ValueError: the checkpoint has no text tower, or its objective no scale.
     """
     tower, there = base.tower("text"), base.shapes()
     wanted = {"text": there["text"]}
     if head.scale is None:
-        if "log_scale" not in there.get("objective", {}):
-            raise ValueError(f"the objective of {base.workdir} has no scale; give head.scale, such as 100")
-        wanted["objective"] = {"log_scale": there["objective"]["log_scale"]}
+        wanted["objective"] = {SCALE: there["objective"][SCALE]}
     params = base.restore(sharding.with_layout(wanted, sharding.shardings(mesh, wanted)))
-    scale = jnp.exp(params["objective"]["log_scale"]) if head.scale is None else head.scale
+    scale = jnp.exp(params["objective"][SCALE]) if head.scale is None else head.scale
     encode = functools.partial(encoders({"text": tower}, None, mesh)["text"], params["text"])
     tokenizer = base.tokenizer()
     z_CE = embed_classes(
@@ -50,7 +56,7 @@ def with_text(head: Prompts, base: Base, names: tuple[str, ...]) -> Prompts:
     """The head with what it takes from the checkpoint.
 
     Raises:
-        ValueError: the checkpoint has no text tower, or its rows of ids no room for the context.
+        ValueError: its rows of ids have no room for the context.
     """
     check_templates((head.template,))
     config = base.config.tokenizer
@@ -62,12 +68,6 @@ def with_text(head: Prompts, base: Base, names: tuple[str, ...]) -> Prompts:
 
 
 def fixed_of(base: Base, wanted):
-    """What a head that learns prompts has from the checkpoint, laid out as `wanted`, its fixed part, says.
-
-    Raises:
-        ValueError: the checkpoint's objective has no scale.
-    """
-    if SCALE not in base.shapes().get("objective", {}):
-        raise ValueError(f"the objective of {base.workdir} has no scale; use another head")
+    """What a head that learns prompts has from the checkpoint, laid out as `wanted`, its fixed part, says."""
     read = base.restore({"text": wanted["text"], "objective": {SCALE: wanted[SCALE]}})
     return {"text": read["text"], SCALE: read["objective"][SCALE]}

@@ -47,6 +47,12 @@ def test_a_pattern_begins_anew_what_would_fit():
         ({}, tree(a=(2,)), tree(a=(3,)), r"image/a is \[2\] in the checkpoint and \[3\] in the tower; give"),
         ({}, tree(positions=(16, 4)), tree(positions=(16, 8)), r"image/positions is \[16, 4\] in the check"),
         ({}, tree(positions=(16, 4)), tree(positions=(15, 4)), "16 positions cannot be resized to 15: they"),
+        (
+            dict(grid=((2, 8), (3, 8))),
+            tree(positions=(16, 4)),
+            tree(positions=(26, 4)),
+            r"adapt.grid=.* has \[16, 24\] cells, but image/positions has \[16, 26\] positions; give grids",
+        ),
         (dict(fresh="none"), tree(a=(2,)), tree(a=(2,)), "adapt.fresh='none' names none of image/a"),
         (dict(drop="none"), tree(a=(2,)), tree(a=(2,)), "adapt.drop='none' names none of image/a"),
     ],
@@ -93,6 +99,32 @@ def test_a_class_token_keeps_its_position():
     np.testing.assert_array_equal(found[0], x_SD[0])
     np.testing.assert_array_equal(found[1:], resize_grid(x_SD[1:], (4, 4), (6, 6)))
     assert len(resized(Adapt(), "image/positions", x_SD[1:], 36)) == 36
+
+
+@pytest.mark.parametrize("path, first", [("image/positions", 1), ("sound/positions", 0)])
+def test_a_grid_is_as_long_and_as_wide_as_it_is_said(path, first):
+    """Features that are linear in the place along either axis stay so, away from the edges."""
+    before, after = (4, 6), (4, 12)
+    rows, columns = np.meshgrid(*(np.arange(n) + 0.5 for n in before), indexing="ij")
+    x_SD = np.stack([rows, columns], axis=-1).reshape(-1, 2).astype(np.float32)
+    token = np.full((first, 2), 9, np.float32)
+    adapt = Adapt(grid=(before, after), filter="linear")
+    found = np.asarray(resized(adapt, path, np.concatenate([token, x_SD]), first + 48))
+    np.testing.assert_array_equal(found[:first], token)
+    grid = found[first:].reshape(*after, 2)
+    np.testing.assert_allclose(grid[..., 0], np.repeat(rows, 2, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(grid[0, 1:-1, 1], (np.arange(12)[1:-1] + 0.5) / 2, rtol=1e-5)
+
+
+def test_what_grid_a_sound_has_is_not_guessed():
+    """Though 64 and 256 are squares."""
+    there, here = ({"sound": tree(positions=(count, 4))["image"]} for count in (64, 256))
+    with pytest.raises(ValueError, match="sound/positions has 64 positions in .* give adapt.grid, such as"):
+        plan(Adapt(), there, here)
+    (step,) = plan(Adapt(grid=((64,), (256,))), there, here)
+    assert step.fate == "resized"
+    with pytest.raises(ValueError, match="adapt.grid=.* must be two grids of as many axes"):
+        Adapt(grid=((64,), (16, 16)))
 
 
 def test_positions_of_texts_are_cut_kept_or_stretched():
