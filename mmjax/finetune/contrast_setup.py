@@ -126,6 +126,24 @@ def read_fixed(cfg, mesh: Mesh):
     return _weights(cfg, inherited.find_base(cfg), shapes, mesh).read(fixed) if fixed else {}
 
 
+def read_first(cfg, mesh: Mesh, objective):
+    """All parameters that a finished finetune's towers began with, and those of its objective where it went
+    on with the checkpoint's.
+
+    Args:
+        cfg: its config, every tower of which began with the checkpoint's.
+        objective: its parameters.
+
+    Raises:
+        ValueError: the checkpoint that it began with is gone.
+    """
+    towers = jax.eval_shape(lambda: {name: init_tower(cfg, name) for name in cfg.towers})
+    shapes = {**towers, _OBJECTIVE: jax.eval_shape(lambda: objective)}
+    base = inherited.find_base(cfg)
+    wanted = shapes if _goes_on(cfg, base, shapes) else towers
+    return _weights(cfg, base, shapes, mesh).read(wanted)
+
+
 def _weights(cfg, base: Base | None, shapes: Mapping[str, Any], mesh: Mesh, said=None) -> Weights:
     def init(name):
         if name == _OBJECTIVE:

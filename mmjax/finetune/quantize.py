@@ -41,6 +41,7 @@ class Quantize:
     activations: Activations = "none"  # what the weights are multiplied with
     keep: str | None = None  # regular expression: parameters that stay float32, such as head/
     evals: dict[str, Evaluator] = dataclasses.field(default_factory=dict)  # {}: the run's
+    packages: tuple[str, ...] = ()  # beside mmjax: of own classes that the run uses
 
     def __post_init__(self):
         check_pattern("keep", self.keep or "")
@@ -51,10 +52,8 @@ class Quantize:
         Raises:
             ValueError: there is no such run, or it is quantised already; the directory belongs to a run.
         """
-        model, step = _finished(self.of)
-        whole, params = model.config, model.params
-        if isinstance(model, Classifier):
-            params = mixing.merged(model)
+        model, step = _finished(self.of, self.packages)
+        whole, params = model.config, mixing.merged(model)
         if isinstance(whole, Classify | Contrast):
             whole = mixing.whole(whole)
         if self.keep is not None:
@@ -110,10 +109,10 @@ class _Beside:
         return after._replace(metrics=found)
 
 
-def _finished(path: str) -> tuple[Model | Classifier, int]:
+def _finished(path: str, packages: tuple[str, ...]) -> tuple[Model | Classifier, int]:
     """The model of a run as it was evaluated, and its step."""
     where, wanted = split(path)
-    cfg = config_of(where)
+    cfg = config_of(where, packages)
     if isinstance(cfg, Quantized):
         raise ValueError(f"of={path!r} has int8 weights already; give the run that it was made of")
     folder, step = checkpoint_of(where, wanted)

@@ -1,18 +1,21 @@
 """A finished run with int8 weights, made and used."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import tinyclass
 import tinycontrast
 
 import mmjax
 from mmjax import config, metrics
 from mmjax.data.sources.scenes import Scenes
 from mmjax.evals.retrieval import Retrieval
-from mmjax.finetune import base, mixing
+from mmjax.finetune import Backbone, base, int8, mixing
 from mmjax.finetune.quantize import Quantize
+from mmjax.finetune.tune import Lora
 from mmjax.serve.evaluate import evaluate
 
 EVALS = {"test": Retrieval(name="scenes", source=Scenes(split="test", px=32), limit=24)}
@@ -75,6 +78,27 @@ def test_what_is_named_stays_float32(finished, tmp_path):
     kept, before = (mmjax.load(run).params for run in (tmp_path / "run", finished))
     jax.tree.map(np.testing.assert_array_equal, kept["text"], before["text"])
     assert kept["image"]["hidden"]["kernel"]["int8"].dtype == np.int8
+
+
+def test_low_rank_changes_of_a_contrastive_finetune_are_merged_first(finished, tmp_path):
+    """The int8 run needs no other one."""
+    towers = {"image": Backbone(tune=Lora(pattern="kernel$", rank=2)), "text": Backbone()}
+    parent = shutil.copytree(finished, tmp_path / "parent")
+    tuned = tinycontrast.ended(tmp_path / "tuned", tinycontrast.contrast(parent, towers=towers))
+    whole = mmjax.load(tuned).params
+    Quantize(of=str(tuned)).run(tmp_path / "int8")
+    shutil.rmtree(parent)
+    found = mmjax.load(tmp_path / "int8").params
+    jax.tree.map(np.testing.assert_array_equal, found, jax.jit(int8.quantised)(whole))
+
+
+def test_a_tower_of_ones_own_is_quantised_if_its_package_is_named(tmp_path):
+    tuned = tinyclass.ended(tmp_path / "tuned")
+    with pytest.raises(ValueError, match=r"tinyclass.Linear is not of mmjax; .* pass packages="):
+        Quantize(of=str(tuned)).run(tmp_path / "int8")
+    Quantize(of=str(tuned), packages=("tinyclass",)).run(tmp_path / "int8")
+    found = mmjax.load(tmp_path / "int8", packages=("tinyclass",)).params
+    assert found["image"]["head"]["kernel"]["int8"].dtype == np.int8
 
 
 def test_what_int8_weights_are_not_for_is_refused(small, finished, tmp_path):

@@ -14,7 +14,7 @@ from mmjax.data.geometry import Preprocess, Resize
 from mmjax.data.pipeline import Data
 from mmjax.data.sources.scenes import Scenes
 from mmjax.data.tokenizers.utf8 import Bytes
-from mmjax.finetune import Contrast
+from mmjax.finetune import Contrast, mixing
 from mmjax.finetune.contrast_setup import set_up
 from mmjax.objectives.infonce import InfoNCE
 from mmjax.optim import Optim
@@ -56,17 +56,20 @@ def pretraining(**fields):
 
 def drawn(cfg, seed):
     """Parameters that no initialiser gives."""
-    shapes = jax.eval_shape(lambda: init_state(cfg, ROWS))["params"]
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: np.asarray(rng.normal(0, 0.3, x.shape), np.float32), shapes)
+    params = drawn_like(jax.eval_shape(lambda: init_state(cfg, ROWS))["params"], seed)
     return params | {"objective": {"log_scale": np.float32(np.log(7))}}
+
+
+def drawn_like(shapes, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.asarray(rng.normal(0, 0.3, x.shape), np.float32), shapes)
 
 
 def finished(workdir: pathlib.Path, *, seed=0, beside=None, **fields) -> pathlib.Path:
     """The workdir of a run that ended with drawn weights, written by eight devices along `data`.
 
     Args:
-        beside: what else of the state it saved.
+        beside: what else of the state it saved, or `params` in place of drawn ones.
     """
     cfg = pretraining(**fields)
     state = {"params": drawn(cfg, seed), "opt_state": np.float32(0)} | (beside or {})
@@ -77,6 +80,14 @@ def finished(workdir: pathlib.Path, *, seed=0, beside=None, **fields) -> pathlib
     saves.close()
     (workdir / "config.json").write_text(config.to_json(cfg))
     (workdir / tokenizers.FILE).write_bytes(b"")
+    return workdir
+
+
+def ended(workdir: pathlib.Path, cfg, *, seed=1) -> pathlib.Path:
+    """The workdir of a contrastive finetune that ended with drawn weights."""
+    setup = set_up(cfg)
+    trained = jax.device_put(drawn_like(setup.state["params"], seed), sharding.replicated(setup.mesh))
+    mixing.write(workdir, setup.cfg, setup.vocabulary.tokenizer(), cfg.steps, trained, {})
     return workdir
 
 
