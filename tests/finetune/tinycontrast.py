@@ -62,10 +62,14 @@ def drawn(cfg, seed):
     return params | {"objective": {"log_scale": np.float32(np.log(7))}}
 
 
-def finished(workdir: pathlib.Path, *, seed=0, params=None, **fields) -> pathlib.Path:
-    """The workdir of a run that ended with drawn weights, written by eight devices along `data`."""
+def finished(workdir: pathlib.Path, *, seed=0, params=None, beside=None, **fields) -> pathlib.Path:
+    """The workdir of a run that ended with drawn weights, written by eight devices along `data`.
+
+    `beside` is what its state has beside the weights.
+    """
     cfg = pretraining(**fields)
-    state = {"params": drawn(cfg, seed) if params is None else params, "opt_state": np.float32(0)}
+    params = drawn(cfg, seed) if params is None else params
+    state = {"params": params, **(beside or {"opt_state": np.float32(0)})}
     mesh = sharding.make_mesh(MeshShape())
     saves = Checkpoints(workdir / "checkpoints", Checkpointing())
     saves.save(STEP, jax.device_put(state, sharding.shardings(mesh, state)), {"next_index": 0})
