@@ -6,12 +6,17 @@ an example of a source. Letters: C classes.
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
 from mmjax.data import BadExample, Source, texts
+
+log = logging.getLogger("mmjax")
+
+_NAMED = 5  # classes that a message names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +157,43 @@ def counted(labels: Labels, source: Source) -> np.ndarray:
         with contextlib.suppress(BadExample):
             counts_C += read(texts(source, index))
     return counts_C
+
+
+def check_chosen_on(labels: Labels, source: Source, split: str) -> None:
+    """Raises ValueError where a split, on which something is chosen, has no example of some class."""
+    if missing := _missing(labels, counted(labels, source)):
+        raise ValueError(
+            f"{len(missing)} of {len(labels.names)} classes have no example in {split}: "
+            f"{', '.join(missing[:_NAMED])}; add examples, or make the split larger"
+        )
+
+
+def check_judged_on(name: str, labels: Labels, count_C: np.ndarray) -> None:
+    """Warns of classes of which an evaluator, `name`, sees no example: means over classes leave them out.
+
+    Raises:
+        ValueError: so few are left that a mean over classes says nothing.
+    """
+    missing = _missing(labels, count_C)
+    found, least = len(labels.names) - len(missing), 1 if labels.several else 2
+    if found < least:
+        raise ValueError(
+            f"{name} has examples of {found} of {len(labels.names)} classes, wanted {least} or more; add "
+            f"examples of others, such as {', '.join(missing[:_NAMED])}"
+        )
+    # A set of answers is what may be said to any question, of which an evaluator may ask a few.
+    if missing and not isinstance(labels, Answers):
+        log.warning(
+            "%s: %d of %d classes have no example, and means over classes leave them out: %s",
+            name,
+            len(missing),
+            len(labels.names),
+            ", ".join(missing[:_NAMED]),
+        )
+
+
+def _missing(labels: Labels, count_C: np.ndarray) -> list[str]:
+    return [name for name, count in zip(labels.names, count_C, strict=True) if not count]
 
 
 def _row(classes: int, places: list[int]) -> np.ndarray:

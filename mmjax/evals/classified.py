@@ -6,7 +6,7 @@ import functools
 import numpy as np
 
 from mmjax.data import Source
-from mmjax.data.labels import Labels, OneClass
+from mmjax.data.labels import Labels, OneClass, check_judged_on
 from mmjax.evals import Embed, Report, classification, scores
 from mmjax.evals.examples import Asked, Examples, check_fields, readable, spread
 
@@ -32,12 +32,16 @@ class Classified:
         return (f"classes/{self.task}",)
 
     def prepare(self) -> None:
-        """Raises ValueError where the source has a class that is not predicted."""
+        """Names the classes of which the source has no example.
+
+        Raises:
+            ValueError: it has a class that is not predicted, or fewer than two of those that are.
+        """
         self.source.prepare()
         if self.classes is not None:
             self.classes.prepare()
-        self._labels.reader(self.source)
         scores.require()
+        check_judged_on(self.name, self._labels, self._targets[1].sum(axis=0))
 
     def __call__(self, embed: Embed) -> Report:
         index_N, target_NC = self._targets
@@ -66,7 +70,7 @@ class Classified:
 
     @functools.cached_property
     def _targets(self) -> tuple[np.ndarray, np.ndarray]:
-        # Read once: the labels are needed in every process, pictures are not kept.
+        # Read once, before training: the labels are needed in every process, pictures are not kept.
         read = self._labels.reader(self.source)
         found = readable(self.name, self.source, spread(len(self.source), self.limit))
         index_N, target_NC = zip(*((index, read(example)) for index, example in found), strict=True)

@@ -21,7 +21,7 @@ import numpy as np
 from mmjax import config, metrics, own_data, sharding, workdir
 from mmjax.data import Source
 from mmjax.data.geometry import Resize
-from mmjax.data.labels import OneClass
+from mmjax.data.labels import OneClass, check_chosen_on
 from mmjax.data.pipeline import Data
 from mmjax.evals import Evaluator, Report
 from mmjax.evals.examples import Pictures, readable
@@ -77,7 +77,7 @@ class Probe:
         model = first_model(self._finetune(start))
         task = model.config.tasks[_TASK]
         task.class_weights(self.train)  # refuses a class without an example
-        task.labels.reader(self.val)
+        check_chosen_on(task.labels, self.val, "val")
         self._claim(directory, start)
         metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
         found = self._fit(model, directory)

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mmjax.data.labels import Answers, OneClass, Several, counted
+from mmjax.data.labels import Answers, OneClass, Several, check_chosen_on, check_judged_on, counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,3 +111,43 @@ def test_an_unknown_answer_and_none_at_all_are_refused():
         counted(labels, Answered(ids=(4, 5), answers=("yes", "maybe")))
     with pytest.raises(ValueError, match=r"id 4 has \['id', 'text'\], no 'answer'; use a source"):
         counted(labels, Things(ids=(4,)))
+
+
+THREE = ("dog", "cat", "cow")
+
+
+def test_a_split_that_chooses_has_an_example_of_every_class():
+    labels, names = OneClass(names=THREE), {0: "dog", 1: "cat", 2: "cow"}
+    check_chosen_on(labels, Things(ids=(2, 0, 1), names=names), "val")
+    with pytest.raises(ValueError, match="2 of 3 classes have no example in val: dog, cow; add examples, or"):
+        check_chosen_on(labels, Things(ids=(1, 1), names=names), "val")
+
+
+@pytest.mark.parametrize(
+    "labels, count_C, said",
+    [
+        (OneClass(names=THREE), [1, 2, 3], []),
+        (OneClass(names=THREE), [1, 0, 3], ["1 of 3 classes have no example, and means over classes leave"]),
+        (Several(names=THREE), [0, 0, 1], ["2 of 3 classes have no example, and means over classes leave"]),
+        (Answers(names=THREE), [1, 0, 3], []),
+    ],
+)
+def test_classes_that_are_not_judged_are_named(labels, count_C, said, caplog):
+    check_judged_on("things", labels, np.array(count_C))
+    assert len(caplog.messages) == len(said)
+    assert all(start in message for message, start in zip(caplog.messages, said, strict=True))
+    missing = [name for name, count in zip(THREE, count_C, strict=True) if not count]
+    assert all(message.endswith(f": {', '.join(missing)}") for message in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    "labels, count_C",
+    [(OneClass(names=THREE), [0, 4, 0]), (Answers(names=THREE), [0, 4, 0]), (Several(names=THREE), [0] * 3)],
+)
+def test_too_few_classes_for_a_mean_over_them_are_refused(labels, count_C):
+    least = 1 if labels.several else 2
+    message = (
+        f"things has examples of {least - 1} of 3 classes, wanted {least} or more; add examples of others"
+    )
+    with pytest.raises(ValueError, match=message):
+        check_judged_on("things", labels, np.array(count_C))

@@ -93,6 +93,27 @@ def test_data_of_other_classes_is_refused():
         Classified(name="things", source=other, classes=Things()).prepare()
 
 
+@dataclasses.dataclass(frozen=True)
+class Fewer(Things):
+    """The first of them alone."""
+
+    size: int = 4
+
+    def __len__(self):
+        return self.size
+
+
+def test_classes_that_are_missing_are_named_before_training_and_one_class_alone_is_refused(caplog):
+    found = Classified(name="things", source=Fewer(), classes=Things())
+    found.prepare()
+    (message,) = caplog.messages
+    assert message == "things: 1 of 3 classes have no example, and means over classes leave them out: c"
+    # Of a and b one example each is found; nobody says c.
+    assert found(embed([0, 1, 1, 0])).metrics["cls_mpcr"] == 0.5
+    with pytest.raises(ValueError, match="things has examples of 1 of 3 classes, wanted 2 or more; add"):
+        Classified(name="things", source=Fewer(size=2), classes=Things()).prepare()
+
+
 def test_answers_of_another_number_of_classes_are_refused():
     evaluator = Classified(name="things", source=Things())
     with pytest.raises(

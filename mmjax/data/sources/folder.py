@@ -1,4 +1,4 @@
-"""A folder of your own pictures: with captions beside them or in a table, or one folder a class.
+"""A folder of your own pictures: with captions beside them or in a table, or with a class each.
 
 `docs/data.md` tells the forms, and what is done with files that do not fit.
 """
@@ -43,6 +43,8 @@ class Folder:
     table: str | None = None  # name of the CSV or JSONL file; None takes the one that is there
     picture: str | None = None  # column of the table with the pictures' paths; None looks for a usual name
     captions: tuple[str, ...] = ()  # columns of the table, keys of JSON, with texts; () looks for usual names
+    # Column of the table with the class of each row; None: `label` or `class`, where no column has captions.
+    label: str | None = None
     side: int | None = 256  # pixels; pictures with a longer shorter side are shrunk to it when they are read
     strict: bool = False  # refuse a table that names pictures which are not there; else these are left out
     memory_mb: int = 1_000  # for pictures that are kept once they are decoded
@@ -90,7 +92,7 @@ class Folder:
     @functools.cached_property
     def names(self) -> dict[int, str]:
         """The classes, where the folder has them."""
-        return {id_: name for name, id_ in self._id_of.items()} if self._listing.kind == "classes" else {}
+        return {id_: name for name, id_ in self._id_of.items()} if self._listing.classes else {}
 
     @property
     def licence(self) -> str:
@@ -126,7 +128,7 @@ class Folder:
     @functools.cached_property
     def _listing(self) -> Listing:
         """Of all splits."""
-        root, columns = pathlib.Path(self.path), Columns(self.picture, self.captions)
+        root, columns = pathlib.Path(self.path), Columns(self.picture, self.captions, self.label)
         if not self._splits:
             return folder_listing.list_folder(root, self.kind, self.table, columns)
         parts, kind = {}, self.kind
@@ -144,7 +146,8 @@ class Folder:
             for entry in listing.entries
         ]
         tables = {listing.table for listing in parts.values()}
-        return Listing(kind, tables.pop() if len(tables) == 1 else "", entries, left_out)
+        table = tables.pop() if len(tables) == 1 else ""
+        return Listing(kind, table, entries, left_out, all(listing.classes for listing in parts.values()))
 
     @functools.cached_property
     def _entries(self) -> list[Entry]:
@@ -158,7 +161,7 @@ class Folder:
 
     def _unit(self, entry: Entry) -> str:
         """What is held out together: a picture of a class, or all that shows the same thing."""
-        return entry.picture if self._listing.kind == "classes" else entry.same
+        return entry.picture if self._listing.classes else entry.same
 
     @functools.cached_property
     def _id_of(self) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What a folder of pictures holds: which kind it is, and every picture with its texts, in a fixed order.
 
-Kinds: `table`, a CSV or JSONL file that names pictures and texts; `pairs`, `x.txt` or `x.json` beside
-`x.jpg`; `classes`, a folder a class. Whatever the kind, pictures are in order of their paths.
+Kinds: `table`, a CSV or JSONL file that names pictures and texts, or classes; `pairs`, `x.txt` or `x.json`
+beside `x.jpg`; `classes`, a folder a class. Whatever the kind, pictures are in order of their paths.
 """
 
 import collections
@@ -43,6 +43,7 @@ class Listing(NamedTuple):
     table: str  # name of the table, empty for other kinds
     entries: list[Entry]  # in order of `picture`
     left_out: dict[str, list[str]]  # what could not be used, by why
+    classes: bool  # whether `same` is a class's name
 
 
 def list_folder(root: pathlib.Path, kind: Kind | None, table: str | None, columns: Columns) -> Listing:
@@ -62,16 +63,20 @@ def list_folder(root: pathlib.Path, kind: Kind | None, table: str | None, column
     left_out: dict[str, list[str]] = collections.defaultdict(list)
     if kind == "table":
         table = table or _only_table(root, files)
-        entries = _of_table(root, table, set(pictures), columns, left_out)
+        entries, classes = _of_table(root, table, set(pictures), columns, left_out)
+    elif columns.label is not None:
+        raise ValueError(
+            f"label={columns.label!r} is a column of a table, but {root} is of {kind}; leave it out"
+        )
     elif kind == "pairs":
-        entries, table = _of_pairs(root, files, pictures, columns, left_out), ""
+        entries, table, classes = _of_pairs(root, files, pictures, columns, left_out), "", False
     else:
-        entries, table = _of_classes(pictures, left_out), ""
+        entries, table, classes = _of_classes(pictures, left_out), "", True
     entries = [entry for entry in map(lambda entry: _usable(entry, left_out), entries) if entry]
     if not entries:
         why = "; ".join(f"{len(names)} x {why}, such as {names[0]}" for why, names in left_out.items())
         raise ValueError(f"{root} holds {len(pictures)} pictures and none can be used ({why}); {_REMEDY}")
-    return Listing(kind, table or "", entries, dict(left_out))
+    return Listing(kind, table or "", entries, dict(left_out), classes)
 
 
 def _walk(root: pathlib.Path) -> Iterator[str]:
@@ -116,8 +121,9 @@ def _only_table(root: pathlib.Path, files: list[str]) -> str:
     return tables[0]
 
 
-def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
-    """One entry a picture; the texts of its rows come one after the other."""
+def _of_table(root, table, pictures, columns, left_out) -> tuple[list[Entry], bool]:
+    """One entry a picture, the texts of its rows one after the other; and whether rows are of classes: then
+    there is one entry a row."""
     rows: dict[str, list[folder_texts.Row]] = {}
     for row in folder_texts.rows(root / table, columns, left_out):
         name = _within(root, row.picture)
@@ -128,7 +134,10 @@ def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
     unnamed = sorted(pictures - set(rows))
     if unnamed:
         left_out["picture without a caption"] += unnamed
-    return [
+    every = [(name, row) for name, of_picture in sorted(rows.items()) for row in of_picture]
+    if every and all(row.label for _, row in every):
+        return [Entry(name, row.texts, row.kinds, row.label) for name, row in every], True
+    entries = [
         Entry(
             name,
             tuple(text for row in of_picture for text in row.texts),
@@ -138,6 +147,7 @@ def _of_table(root, table, pictures, columns, left_out) -> list[Entry]:
         )
         for name, of_picture in sorted(rows.items())
     ]
+    return entries, False
 
 
 def _within(root: pathlib.Path, picture: str) -> str:

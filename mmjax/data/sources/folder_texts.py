@@ -14,6 +14,7 @@ PICTURE = ("file_name", "filename", "filepath", "file_path", "image_path", "imag
 CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences")
 # Only where there is none of those.
 _LESS = ("title", "description", "alt", "alt_text", "prompt", "label", "tags")
+LABEL = ("label", "class")
 _SEPARATORS = (",", "\t", ";", "|")
 
 
@@ -23,6 +24,7 @@ class Columns:
 
     picture: str | None = None
     captions: tuple[str, ...] = ()
+    label: str | None = None
 
     def of_picture(self, keys: list[str]) -> str | None:
         wanted = PICTURE if self.picture is None else (self.picture,)
@@ -31,8 +33,21 @@ class Columns:
     def of_captions(self, keys: list[str]) -> list[str]:
         if self.captions:
             return [key for name in self.captions for key in keys if key.strip().lower() == name.lower()]
-        found = [key for name in CAPTION for key in keys if _is(key, name)]
-        return found or [key for name in _LESS for key in keys if _is(key, name)]
+        label = self.of_label(keys)
+        # What is asked for is not to be told.
+        others = [key for key in keys if self.label is None or key != label]
+        for names in (CAPTION, _LESS):
+            if found := [key for name in names for key in others if _is(key, name)]:
+                return found
+        return [] if label is None else [label]
+
+    def of_label(self, keys: list[str]) -> str | None:
+        """The column that says of which class a row is: the named one, or one beside which is no text."""
+        said = {*CAPTION, *_LESS}.difference(LABEL)
+        if self.label is None and (self.captions or any(_is(key, name) for key in keys for name in said)):
+            return None
+        wanted = LABEL if self.label is None else (self.label,)
+        return next((key for name in wanted for key in keys if key.strip().lower() == name.lower()), None)
 
 
 class Row(NamedTuple):
@@ -42,6 +57,7 @@ class Row(NamedTuple):
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     same: str  # the row's id, or empty
+    label: str | None  # its class, where it has one
 
 
 def of_file(path: pathlib.Path, columns: Columns, left_out: dict[str, list[str]]) -> list[tuple[str, str]]:
@@ -78,14 +94,19 @@ def rows(path: pathlib.Path, columns: Columns, left_out: dict[str, list[str]]) -
     any_row = False
     for record in records:
         keys |= dict.fromkeys(record)
-        picture = columns.of_picture(list(record))
-        texts = _texts(record, columns)
-        if picture is None or not columns.of_captions(list(record)):
+        picture, captions = columns.of_picture(list(record)), columns.of_captions(list(record))
+        if picture is None or not captions:
             left_out["row without a picture or caption"].append(f"{path.name}: {_short(record)}")
             continue
         any_row = True
+        label = _label(record, columns)
+        if label == "":
+            left_out["row without a class"].append(f"{path.name}: {_short(record)}")
+            continue
         same = next((str(value) for key, value in record.items() if key.strip().lower() == "id"), "")
-        yield Row(str(record[picture]), tuple(t for _, t in texts), tuple(k for k, _ in texts), same)
+        is_text = label is not None and captions == [columns.of_label(captions)]
+        texts = [(captions[0].strip(), label)] if is_text else _texts(record, columns)
+        yield Row(str(record[picture]), tuple(t for _, t in texts), tuple(k for k, _ in texts), same, label)
     if not any_row:
         raise ValueError(_no_columns(path, list(keys), columns))
 
@@ -144,7 +165,8 @@ def _lines(content: str) -> list[str]:
 
 def _has_all(header: str, separator: str, columns: Columns) -> bool:
     keys = _fields(header, separator)
-    return columns.of_picture(keys) is not None and bool(columns.of_captions(keys))
+    labelled = columns.label is None or columns.of_label(keys) is not None
+    return columns.of_picture(keys) is not None and bool(columns.of_captions(keys)) and labelled
 
 
 def _fields(header: str, separator: str) -> list[str]:
@@ -156,8 +178,9 @@ def _no_columns(path, keys: list[str], columns: Columns, separator: str | None =
     by = f" separated by {separator!r}" if separator else ""
     return (
         f"{path} has the columns {', '.join(map(repr, keys)) or 'of no row'}{by}; wanted one of pictures "
-        f"({', '.join(pictures)}) and one of captions ({', '.join(columns.captions or CAPTION)}): rename "
-        "them, or name them in a config: Folder(picture=NAME, captions=(NAME,))"
+        f"({', '.join(pictures)}) and one of captions ({', '.join(columns.captions or CAPTION)}) or of "
+        f"classes ({columns.label or ', '.join(LABEL)}): rename them, or name them in a config: "
+        "Folder(picture=NAME, captions=(NAME,)) or Folder(label=NAME)"
     )
 
 
@@ -181,6 +204,15 @@ def _flat(kind: str, value: Any) -> Iterator[tuple[str, str]]:
 def _is(key: str, name: str) -> bool:
     key = key.strip().lower()
     return key == name or key.startswith(f"{name}_")
+
+
+def _label(record: dict[str, Any], columns: Columns) -> str | None:
+    """The class of a row, empty where that is missing; None where rows are of no classes."""
+    key = columns.of_label(list(record))
+    value = None if key is None else record[key]
+    if isinstance(value, (str, int)):
+        return " ".join(str(value).split())
+    return None if columns.label is None else ""
 
 
 def _short(record: dict) -> str:

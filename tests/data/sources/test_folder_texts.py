@@ -7,6 +7,8 @@ import logging
 import pytest
 from folders import everything, pictures, refused
 
+from mmjax.data.sources.folder import Folder
+
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
 def test_a_table_is_read_whatever_separates_its_columns(tmp_path, separator):
@@ -115,3 +117,64 @@ def test_tables_that_name_no_picture_or_caption_are_refused_with_their_columns(t
     assert "holds 2 tables (list.csv, other.jsonl), wanted one" in refused(tmp_path)
     assert f"{tmp_path}/other.jsonl has the columns 'image'; wanted" in refused(tmp_path, table="other.jsonl")
     assert "there is no table" in refused(tmp_path, table="third.csv")
+
+
+def classes(root, **fields):
+    """(class, texts) of every row of a table."""
+    folder = Folder(path=str(root), split="all", **fields)
+    folder.prepare()
+    return [(folder.names[each["id"]], each["text"]) for each in map(folder.texts, range(len(folder)))]
+
+
+@pytest.mark.parametrize("column", ["label", "Class"])
+def test_a_table_that_says_only_of_which_class_a_picture_is_has_classes(tmp_path, column):
+    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "labels.csv").write_text(f"file,{column}\nc.png,pear\na.png,an  apple\nb.png,pear\nd.png,\n")
+    assert classes(tmp_path) == [("an apple", ("an apple",)), ("pear", ("pear",)), ("pear", ("pear",))]
+    assert everything(tmp_path)[0]["kinds"] == (column,)
+    said = Folder(path=str(tmp_path), split="all", captions=(column,))
+    assert said.names == {} and len(said) == 3
+
+
+def test_a_named_column_has_the_class_of_every_row_and_is_no_text(tmp_path):
+    """A picture may be of one class with one text and of another with the next."""
+    pictures(tmp_path, "a.png", "b.png")
+    rows = "file,title,label,id\nb.png,a dog,yes,1\na.png,a cat,no,1\nb.png,a cow,no,2\n"
+    (tmp_path / "statements.csv").write_text(rows)
+    expected = [("no", ("a cat",)), ("yes", ("a dog",)), ("no", ("a cow",))]
+    assert classes(tmp_path, label="label") == expected
+    # Without the name a label is one text among others, as a tag is.
+    assert [example["text"] for example in everything(tmp_path)] == [
+        ("a cat", "no"),
+        ("a dog", "yes", "a cow", "no"),
+    ]
+
+
+def test_classes_of_json_may_be_numbers_and_several_labels_are_texts(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    records = [{"file": "a.png", "label": 3}, {"file": "b.png", "label": 12}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert classes(tmp_path) == [("3", ("3",)), ("12", ("12",))]
+    records = [{"file": "a.png", "label": ["red", "round"]}, {"file": "b.png", "label": "red"}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert [example["text"] for example in everything(tmp_path)] == [("red", "round"), ("red",)]
+
+
+def test_rows_of_one_picture_are_held_out_together(tmp_path):
+    pictures(tmp_path, *(f"{i}.png" for i in range(20)))
+    rows = "".join(f"{i}.png,text {i} {said},{said}\n" for i in range(20) for said in ("yes", "no"))
+    (tmp_path / "statements.csv").write_text(f"file,text,answer\n{rows}")
+    splits = {}
+    for split in ("train", "val"):
+        folder = Folder(path=str(tmp_path), split=split, val_share=0.5, label="answer")
+        splits[split] = [folder.texts(i)["text"][0].split()[1] for i in range(len(folder))]
+        assert sorted(splits[split]) == sorted(2 * [*set(splits[split])]) and splits[split]
+    assert not set(splits["train"]) & set(splits["val"])
+
+
+def test_a_class_that_nothing_says_is_refused(tmp_path):
+    pictures(tmp_path, "apple/a.png", "pear/b.png")
+    assert "label='kind' is a column of a table, but" in refused(tmp_path, label="kind")
+    (tmp_path / "list.csv").write_text("file,text\napple/a.png,one\n")
+    message = refused(tmp_path, label="kind")
+    assert "has the columns 'file', 'text'" in message and "or of classes (kind): rename" in message
