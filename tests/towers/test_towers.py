@@ -223,11 +223,11 @@ def test_dropout_of_a_bag_hides_whole_pieces():
 @pytest.mark.parametrize("stem, stride", [(8, 4), (4, 4), (6, 2), (3, 1), (2, 1)])
 def test_the_stem_is_a_strided_convolution(stem, stride):
     tower = ConvNet(widths=(8,), depth=0, stem=stem, stride=stride, hidden=16, embed=8)
-    start = tower.init(jax.random.key(0), inputs("conv"))
+    start = jax.jit(tower.init)(jax.random.key(0), inputs("conv"))
     cells = stem // stride
     kernel = np.asarray(start["params"]["stem"]["kernel"]).reshape(cells, cells, stride, stride, 3, 8)
     window = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(stem, stem, 3, 8)
-    _, found = tower.apply(start, inputs("conv"), capture_intermediates=True)
+    _, found = jax.jit(functools.partial(tower.apply, capture_intermediates=True))(start, inputs("conv"))
     numbers = ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(
         inputs("conv"), window, (stride, stride), "SAME", dimension_numbers=numbers
