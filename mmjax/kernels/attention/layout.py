@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from mmjax.kernels.attention.case import Arrays, Case
 
 
-def unpadded(attend, case: Case, arrays: Arrays):
-    """[B, S, X]: `attend(case, q_BSNK, k_BTNK, v_BTNK, lengths_B, segments_BS)` of what is no padding, and
-    zeros for what is.
+def apart(case: Case, arrays: Arrays):
+    """q_BSNK, k_BTNK, v_BTNK, lengths_B and segments_BS, without padding, or with zeros where it is.
 
     Padding is cleared, not masked alone: 0 x NaN would be NaN, in a product or in its gradient. Lengths are
     then within the arrays.
@@ -28,11 +27,15 @@ def unpadded(attend, case: Case, arrays: Arrays):
         k_BTX, v_BTX = jnp.where(real_BT1, k_BTX, 0), jnp.where(real_BT1, v_BTX, 0)
         if case.is_self:
             q_BSX = jnp.where(real_BT1, q_BSX, 0)
-    apart = [einops.rearrange(x, "b s (n k) -> b s n k", n=case.heads) for x in (q_BSX, k_BTX, v_BTX)]
-    y_BSNK = attend(case, *apart, lengths_B, segments_BS)
+    heads = [einops.rearrange(x, "b s (n k) -> b s n k", n=case.heads) for x in (q_BSX, k_BTX, v_BTX)]
+    return *heads, lengths_B, segments_BS
+
+
+def together(case: Case, y_BSNK, lengths_B):
+    """[B, S, X], with zeros where padding is; `lengths_B` as `apart` gives them."""
     y_BSX = einops.rearrange(y_BSNK, "b s n k -> b s (n k)")
     if case.lengths and case.is_self:
-        y_BSX = jnp.where(real_BT1, y_BSX, 0)
+        y_BSX = jnp.where(positions_before(lengths_B, y_BSX.shape[1])[..., None], y_BSX, 0)
     padding = case.queries - y_BSX.shape[1]
     return jnp.pad(y_BSX, ((0, 0), (0, padding), (0, 0))) if padding else y_BSX
 

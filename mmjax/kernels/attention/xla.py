@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from mmjax.kernels.attention.case import Arrays, Case
-from mmjax.kernels.attention.layout import positions_before, unpadded
+from mmjax.kernels.attention.layout import apart, positions_before, together
 
 
 def refusal(case: Case) -> str | None:
@@ -19,7 +19,8 @@ def refusal(case: Case) -> str | None:
 
 def attend(case: Case, arrays: Arrays):
     """[B, S, X], differentiable."""
-    return unpadded(_attend, case, arrays)
+    parts = apart(case, arrays)
+    return together(case, _attend(case, *parts), parts[3])
 
 
 def _attend(case, q_BSNK, k_BTNK, v_BTNK, lengths_B, segments_BS):
