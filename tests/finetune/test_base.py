@@ -88,17 +88,6 @@ def test_what_is_not_needed_may_be_damaged(workdir, tmp_path):
     assert np.all(np.isfinite(restored["image"]["positions"]))
 
 
-def test_a_finetune_of_one_tower_reads_no_byte_of_the_other(workdir):
-    task = Task(labels=OneClass(names=("a", "b")))
-    cfg = Classify(init_from="", tasks={"class": task}, data=debugrun.config().data, steps=1)
-    setup = set_up(cfg, base.find(str(workdir)))
-    before = bytes_read()
-    params = setup.read(setup.shapes.start)
-    assert bytes_read() - before < BIG.nbytes / 2
-    expected = jax.tree.map(lambda x: x + np.float32(20), debugrun.state()["params"]["image"])
-    jax.tree.map(np.testing.assert_array_equal, params, {"image": expected})
-
-
 def test_the_log_says_what_becomes_of_every_parameter(workdir, caplog):
     task = Task(labels=OneClass(names=("a", "b")))
     cfg = Classify(init_from="", tasks={"class": task}, data=debugrun.config().data, steps=1)

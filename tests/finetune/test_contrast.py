@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import tinycontrast
-from test_base import bytes_read
 from tinycontrast import EMBED, ROWS, SIZE, TOKENIZER, batch, begun, contrast
 
 import mmjax
@@ -122,24 +121,6 @@ def test_part_nothing_locks_a_tower_and_its_checkpoints_lack_it(workdir):
     setup, _, state, (fixed,) = begun(contrast(workdir, towers=towers))
     assert setup.locked == ("image",) and set(state["params"]) == {"text", "objective"}
     assert set(fixed) == {"image"}
-
-
-def test_only_what_is_used_is_read_on_another_mesh(tmp_path):
-    """Beside a text tower of megabytes that begins anew, kilobytes are read."""
-    large = tinycontrast.text(width=2_048, mlp=8)
-    cfg = tinycontrast.pretraining(towers={"image": tinycontrast.image(), "text": large})
-    workdir = tinycontrast.finished(tmp_path / "large", towers=cfg.towers)
-    towers = {"image": Backbone(), "text": NEW_TEXT}
-    setup = set_up(contrast(workdir, towers=towers, mesh=MeshShape(data=2, fsdp=2, tensor=2)))
-    before = bytes_read()
-    with jax.set_mesh(setup.mesh):
-        state = setup.first_state(sharding.shardings(setup.mesh, setup.state), *setup.read_fixed())
-    # What lies around the arrays that are read, twice.
-    assert bytes_read() - before < 300_000 < large.width * TOKENIZER.vocab
-    expected = tinycontrast.drawn(cfg, 0)
-    assert equal(state["params"]["image"], expected["image"])
-    assert equal(state["params"]["objective"], expected["objective"])
-    assert state["params"]["text"]["pieces"]["embedding"].shape == (TOKENIZER.vocab, 4)
 
 
 def fates(setup):
