@@ -3,7 +3,8 @@
     python -m mmjax.main --config=configs/finetune_fashion.py:tune=lora --workdir=runs/fashion
 
 `head=prompts` begins as the zero-shot classifier; `fresh` keeps the network and throws its weights away, for
-comparison; `shots=16` trains on 16 pictures a class alone. `tune=pruned,keep_head,init_from=runs/fashion`
+comparison; `shots=16` trains on 16 pictures a class alone. `layer_decay` and `mixup` are those of
+configs/finetune_folder.py. `tune=pruned,keep_head,init_from=runs/fashion`
 goes on with a finetune, half of its weights gone.
 """
 
@@ -24,6 +25,8 @@ def get_config(
     head: Heads = "linear",
     keep_head: bool = False,
     fresh: bool = False,
+    layer_decay: float | None = None,
+    mixup: float = 0.0,
     size: int = 48,
     shots: int | None = None,
     steps: int = 1_500,
@@ -36,6 +39,7 @@ def get_config(
         init_from=init_from,
         towers={"image": Backbone(tune=TUNES[tune], adapt=Adapt(fresh="." if fresh else None))},
         tasks={"class": Task(head=HEADS[head], keep_head=keep_head)},
+        mixup=mixup,
         data=Data(
             train=train,
             batch_size=128,
@@ -43,7 +47,7 @@ def get_config(
             seed=seed,
         ),
         steps=steps,
-        optim=Optim(lr=RATES[tune], warmup_steps=steps // 20, weight_decay=0.05),
+        optim=Optim(lr=RATES[tune], warmup_steps=steps // 20, weight_decay=0.05, layer_decay=layer_decay),
         evals={
             split: Classified(
                 name=f"fashion_{split}",

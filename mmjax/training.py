@@ -102,16 +102,17 @@ def _train(cfg, directory: pathlib.Path, training: Training, peak: float):
     finish(directory, cfg, evaluation, licences(cfg.data.train, *cfg.evals.values()))
 
 
-def state_of(cfg, params, key) -> dict[str, Any]:
+def state_of(cfg, params, key, *, towers: optim.Towers | None = None) -> dict[str, Any]:
     """The state that training of `params` begins with; `ema`, where asked for, begins as a copy of them.
 
     Args:
         cfg: a config with the fields `optim` and `steps`.
         key: random key of the run; every step draws from it.
+        towers: as of `optim.make`.
     """
     state = {
         "params": params,
-        "opt_state": optim.make(cfg.optim, cfg.steps).init(params),
+        "opt_state": optim.make(cfg.optim, cfg.steps, towers).init(params),
         "step": jnp.zeros((), jnp.int32),
         "key": jax.random.key_data(key),
     }
@@ -124,14 +125,16 @@ def step_key(state):
     return jax.random.fold_in(jax.random.wrap_key_data(state["key"]), state["step"])
 
 
-def update(cfg, state, grads, statistics, *, still=None):
+def update(cfg, state, grads, statistics, *, still=None, towers: optim.Towers | None = None):
     """The state after a step, and metrics of it.
 
     Args:
         statistics: running ones, that take the place of parameters at their paths.
         still: a tree of bool like the parameters: which stay as they are; None for none.
+        towers: as of `optim.make`.
     """
-    updates, opt_state = optim.make(cfg.optim, cfg.steps).update(grads, state["opt_state"], state["params"])
+    tx = optim.make(cfg.optim, cfg.steps, towers)
+    updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
     params = batch_norm.with_statistics(optax.apply_updates(state["params"], updates), statistics)
     if still is not None:
         params = jax.tree.map(jnp.where, still, state["params"], params)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from mmjax import health, training
 from mmjax.contrastive import accumulation, modalities
 from mmjax.model import check_embeddings, unit
+from mmjax.optim import Towers
 
 
 class First(NamedTuple):
@@ -62,13 +63,13 @@ def _keys(cfg) -> dict[str, jax.Array]:
     return dict(zip(names, (objective, run, image, text, *more), strict=True))
 
 
-def state_of(cfg, first: First) -> dict[str, Any]:
+def state_of(cfg, first: First, *, towers: Towers | None = None) -> dict[str, Any]:
     """Parameters, optimizer state, step 0 and the random key of a run.
 
     `ema` is there where `cfg.optim.ema` asks for it: the average of the parameters, which starts as them; and
-    `memory` where the objective remembers something.
+    `memory` where the objective remembers something. `towers` as of `optim.make`.
     """
-    state = training.state_of(cfg, first.params, first.key)
+    state = training.state_of(cfg, first.params, first.key, towers=towers)
     return state | ({"memory": first.memory} if first.memory else {})
 
 
@@ -83,6 +84,7 @@ def make_step(
     whole: Callable = lambda trained: trained,
     locked: Collection[str] = (),
     beside: Callable | None = None,
+    towers: Callable[..., Towers | None] = lambda trained, *fixed: None,
 ) -> Callable:
     """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch.
 
@@ -90,6 +92,7 @@ def make_step(
         whole: `(trained, *fixed)` -> all parameters.
         locked: modalities whose tower behaves as in evaluation.
         beside: `(batch, keys, *fixed)` -> further arrays of a batch, of which nothing is learned.
+        towers: `(trained, *fixed)` -> `towers` of `optim.make`.
     """
 
     def step(state, batch, *fixed):
@@ -106,7 +109,8 @@ def make_step(
             whole=lambda trained: whole(trained, *fixed),
             locked=locked,
         )
-        new, of_update = training.update(cfg, state, grads, statistics)
+        of_towers = towers(state["params"], *fixed)
+        new, of_update = training.update(cfg, state, grads, statistics, towers=of_towers)
         if "memory" in state:
             new["memory"] = memory
         found |= {"loss": value} | of_update

@@ -26,8 +26,8 @@ from mmjax.finetune.fusion import Only
 from mmjax.finetune.matching import MODALITIES, Matching
 from mmjax.finetune.network import FUSION, HEAD, Network
 from mmjax.finetune.pruned import check_steps
-from mmjax.finetune.setup import Setup, set_up, shapes_of
-from mmjax.finetune.step import learning, make_step
+from mmjax.finetune.setup import Setup, Shapes, set_up, shapes_of
+from mmjax.finetune.step import learning, make_step, pairings
 from mmjax.finetune.tasks import Task
 from mmjax.optim import Optim
 from mmjax.sharding import MeshShape
@@ -144,7 +144,7 @@ def run(cfg: Classify, directory: pathlib.Path):
             step=make_step(cfg, setup.network, weights),
             batch=_batch_shapes(cfg, setup.network, mesh),
             batches=lambda start: _batches(cfg, tokenizer, start),
-            flops=lambda: model_flops(setup),
+            flops=lambda: model_flops(cfg, setup.network, setup.shapes),
             embed=embed,
         ),
     )
@@ -249,14 +249,22 @@ def _batches(cfg: Classify, tokenizer: Tokenizer | None, start: int):
     )
 
 
-def model_flops(setup: Setup) -> int:
-    """Operations of a step: forward, and twice as many backward for all but towers that are not trained."""
-    network, rows = setup.network, setup.cfg.data.batch_size
-    trained, inputs = setup.shapes.state["params"], network.examples(rows)
-    params = jax.eval_shape(network.params, trained, setup.shapes.fixed)
-    forward = flops.count(network, params, inputs)
-    learns = learning(setup.cfg, network, trained)
-    still = [name for name in network.towers if name not in learns]
-    return 3 * forward - 2 * sum(
-        flops.count(functools.partial(network.encode, name), params, inputs[name]) for name in still
-    )
+def model_flops(cfg: Classify, network: Network, shapes: Shapes) -> int:
+    """Operations of a step: forward, and twice as many backward for all but towers that are not trained, and
+    the choice of wrong pairs."""
+    trained, inputs = shapes.state["params"], network.examples(cfg.data.batch_size)
+    params = jax.eval_shape(network.params, trained, shapes.fixed)
+    learns = learning(cfg, network, trained)
+    pair = pairings(cfg, jnp.zeros(cfg.data.batch_size, jnp.int32))
+    key = jax.random.key(0)
+
+    def forward(params, inputs):
+        return network(params, inputs, key=key, learning=learns, pair=pair)
+
+    def encoded(params, inputs, names):
+        return {name: network.encode(name, params, inputs[name]) for name in names}
+
+    said = jax.eval_shape(functools.partial(encoded, names=network.towers), params, inputs)
+    still = functools.partial(encoded, names=[name for name in network.towers if name not in learns])
+    once = flops.count(still, params, inputs) + sum(flops.count(draw, key, said) for draw in pair.values())
+    return 3 * flops.count(forward, params, inputs) - 2 * once

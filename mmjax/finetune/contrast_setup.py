@@ -49,7 +49,13 @@ class Setup:
 
     def step(self) -> Callable:
         """`(state, batch, *fixed) -> (state, metrics)`, pure: one step of training on one global batch."""
-        step = make_step(self.cfg, whole=self.whole, locked=self.locked, beside=self.beside)
+        step = make_step(
+            self.cfg,
+            whole=self.whole,
+            locked=self.locked,
+            beside=self.beside,
+            towers=lambda trained, fixed, *_: self.tuned.towers(trained, fixed),
+        )
         return keeping_zeros(step, self.tuned.tunes)
 
     def read_fixed(self) -> tuple[Any, ...]:
@@ -181,4 +187,5 @@ def _start(tuned: Tuned, params):
 def _state(cfg, tuned: Tuned, begun: First, start, fixed):
     key = jax.random.fold_in(jax.random.key(cfg.seed), 1)
     trained = tuned.begin(key, _towers(start), fixed)
-    return state_of(cfg, begun._replace(params={**trained, _OBJECTIVE: start[_OBJECTIVE]}))
+    begun = begun._replace(params={**trained, _OBJECTIVE: start[_OBJECTIVE]})
+    return state_of(cfg, begun, towers=tuned.towers(trained, fixed))

@@ -38,12 +38,22 @@ def init_state(cfg, network: Network, start, fixed, kernels=None, kept=None):
     kept = kept or {}
     rest[HEAD] |= kept.get(HEAD, {})
     rest |= {FUSION: kept[FUSION]} if FUSION in kept else {}
-    return training.state_of(cfg, {**trained, **rest}, run_key)
+    towers = network.tuned.towers(trained, fixed)
+    return training.state_of(cfg, {**trained, **rest}, run_key, towers=towers)
 
 
 def learning(cfg, network: Network, trained) -> set[str]:
     """The towers that are trained, or beside which something is."""
     return network.tuned.learning(cfg.optim, trained)
+
+
+def pairings(cfg, id_B) -> dict[str, Callable]:
+    """`(key, what towers say of a batch) -> its pairs`, by task that asks about pairs."""
+    return {
+        name: functools.partial(task.paired, id_B=id_B)
+        for name, task in cfg.tasks.items()
+        if isinstance(task, Matching)
+    }
 
 
 def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable:
@@ -63,7 +73,8 @@ def make_step(cfg, network: Network, weights: dict[str, np.ndarray]) -> Callable
         still = _still(cfg, network, state)
         if still is not None:
             grads = jax.tree.map(lambda stays, x: jnp.where(stays, 0, x), still, grads)
-        new, of_update = training.update(cfg, state, grads, statistics, still=still)
+        towers = network.tuned.towers(state["params"], fixed)
+        new, of_update = training.update(cfg, state, grads, statistics, still=still, towers=towers)
         return new, found | {"loss": loss_} | of_update
 
     return keeping_zeros(step, network.tunes)
@@ -84,11 +95,7 @@ def value(cfg, network: Network, weights, trained, fixed, batch, key):
         inputs,
         key=network_key,
         learning=learning(cfg, network, trained),
-        pair={
-            name: functools.partial(task.paired, id_B=batch["id"])
-            for name, task in cfg.tasks.items()
-            if isinstance(task, Matching)
-        },
+        pair=pairings(cfg, batch["id"]),
     )
     loss_, metrics = 0.0, {}
     for name, task in cfg.tasks.items():

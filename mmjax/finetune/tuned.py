@@ -7,7 +7,7 @@ import jax
 
 from mmjax.finetune.trees import pick, together
 from mmjax.finetune.tune import Tune
-from mmjax.optim import Optim, frozen
+from mmjax.optim import Optim, Towers, frozen
 from mmjax.optim.paths import map_paths
 
 
@@ -50,6 +50,10 @@ class Tuned:
         if kind in self.others:
             return None
         return kind if kind in self.tunes else rest.partition("/")[0]
+
+    def towers(self, trained, fixed) -> Towers:
+        """Of what is trained, for layer-wise decay."""
+        return Towers(jax.eval_shape(self.merged, trained, fixed), self.tower_of)
 
     def learning(self, optim: Optim, trained) -> set[str]:
         """The towers that are trained, or beside which something is."""

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax.optim.paths import check_pattern, layer_decay, matches
+from mmjax.optim.layers import Towers, layer_decay
+from mmjax.optim.paths import check_pattern, matches
 from mmjax.optim.rules import Adafactor, AdamW, Lamb, Lion, Muon, Rule
 from mmjax.optim.schedules import Constant, Cosine, Linear, Rsqrt, Schedule
 
@@ -27,6 +28,7 @@ __all__ = [
     "Muon",
     "Optim",
     "Rsqrt",
+    "Towers",
     "learning_rate",
     "make",
 ]
@@ -100,13 +102,28 @@ def learning_rate(optim: Optim, steps: int) -> optax.Schedule:
     return rate
 
 
-def make(optim: Optim, steps: int) -> optax.GradientTransformation:
-    """Gradients to updates for a run of `steps`; `init` raises ValueError where a pattern names nothing."""
+def make(optim: Optim, steps: int, towers: Towers | None = None) -> optax.GradientTransformation:
+    """Gradients to updates for a run of `steps`; `init` raises ValueError where a pattern names nothing.
+
+    Args:
+        towers: whose layers `layer_decay` counts; None: the parameters are those of whole towers, by name.
+    """
+
+    def of(params):
+        return _chain(optim, steps, towers or Towers.by_name(params))
+
+    return optax.GradientTransformation(
+        lambda params: of(params).init(params),
+        lambda updates, state, params: of(params).update(updates, state, params),
+    )
+
+
+def _chain(optim: Optim, steps: int, towers: Towers) -> optax.GradientTransformation:
     clip = optax.identity() if optim.clip is None else optax.clip_by_global_norm(optim.clip)
     tx = optax.chain(
         clip,
         optim.rule.chain(_decay(optim) if optim.weight_decay else optax.identity()),
-        _multiply(optim),
+        _multiply(optim, towers),
         optax.scale_by_learning_rate(learning_rate(optim, steps)),
     )
     return tx if optim.frozen is None else _freeze(optim, tx)
@@ -163,12 +180,13 @@ def _decay(optim: Optim) -> optax.GradientTransformation:
     return _with_factors(factors, lambda update, param, factor: update + factor * param if factor else update)
 
 
-def _multiply(optim: Optim) -> optax.GradientTransformation:
+def _multiply(optim: Optim, towers: Towers) -> optax.GradientTransformation:
     def factors(params):
         of_paths = _multipliers(optim, params, lambda multiplier: multiplier.lr)
         if optim.layer_decay is None:
             return of_paths
-        return jax.tree.map(lambda f, layers: f * layers, of_paths, layer_decay(params, optim.layer_decay))
+        of_layers = layer_decay(params, optim.layer_decay, towers)
+        return jax.tree.map(lambda f, of_layer: f * of_layer, of_paths, of_layers)
 
     return _with_factors(factors, lambda update, _, factor: factor * update)
 

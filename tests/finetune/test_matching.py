@@ -1,5 +1,6 @@
 """Pairs of a batch for image-text matching."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,9 +13,13 @@ from flax import linen as nn
 
 from mmjax.data.tokenizers.utf8 import Bytes
 from mmjax.finetune import Backbone, Task, heads
+from mmjax.finetune.classify import model_flops
 from mmjax.finetune.fusion import Fused
 from mmjax.finetune.matching import Matching, Paired, Pairs, similarities
+from mmjax.finetune.network import Network
+from mmjax.finetune.setup import shapes_of
 from mmjax.finetune.step import make_step
+from mmjax.finetune.tune import Part
 from mmjax.model import unit
 from mmjax.optim import Constant, Optim
 from mmjax.towers import Encoded
@@ -203,6 +208,20 @@ def test_evaluation_judges_the_pairs_that_it_is_given_and_training_the_pairs_it_
     pairs = found.pairs["match"]
     one = {"image": inputs["image"][pairs.image_P], "text": inputs["text"][pairs.text_P]}
     np.testing.assert_allclose(network(params, one).logits["match"], found.logits["match"], atol=1e-6)
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["trained", "as they are"])
+def test_the_operations_of_a_step_are_those_of_all_its_pairs(still):
+    cfg = both()
+    if still:
+        towers = {name: dataclasses.replace(tower, tune=Part()) for name, tower in cfg.towers.items()}
+        cfg = dataclasses.replace(cfg, towers=towers)
+    network, rows, width = Network.of(cfg), cfg.data.batch_size, tinyclass.EMBED
+    tower = 2 * rows * 3 * tinyclass.SIZE**2 * width  # a table of words has no product
+    heads_ = 2 * rows * width * 3 + 2 * 3 * rows * width * 2  # three classes of a row; three pairs of a row
+    drawing = 2 * rows**2 * width
+    expected = (1 if still else 3) * tower + 3 * heads_ + drawing
+    assert model_flops(cfg, network, shapes_of(cfg, network)) == expected
 
 
 def test_a_matching_task_has_what_a_finetune_asks_of_every_task():

@@ -1,4 +1,4 @@
-"""Multipliers, layer-wise decay and freezing by path."""
+"""Multipliers and freezing by path."""
 
 import jax
 import numpy as np
@@ -61,23 +61,6 @@ def test_the_multipliers_that_match_a_path_are_multiplied():
     for path, ratio in found.items():
         expected = (0.5 if path.startswith("image/") else 1) * (0.1 if path.endswith("kernel") else 1)
         assert set(ratio) == {expected}, path
-
-
-def test_the_rate_falls_from_layer_to_layer_of_each_tower():
-    found = ratios(layer_decay=0.5)
-    assert found == {
-        "image/patch/kernel": [0.5**4],
-        "image/positions": [0.5**4],
-        "image/encoder/blocks/mlp/up/kernel": [0.125, 0.25, 0.5],
-        "image/encoder/blocks/mlp/up/bias": [0.125, 0.25, 0.5],
-        "image/norm/scale": [1.0],
-        "image/head/kernel": [1.0],
-        "text/pieces/embedding": [0.125],
-        "text/encoder/block_0/mlp/up/kernel": [0.25],
-        "text/encoder/block_1/mlp/up/kernel": [0.5],
-        "text/head/kernel": [1.0],
-        "objective/log_scale": [1.0],
-    }
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 
 from mmjax import config
 from mmjax.data.sources.scenes import Scenes
-from mmjax.pretrain import Pretrain
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 EXAMPLES = 8
@@ -38,8 +37,11 @@ class Drawings:
         return ""
 
 
-def get_config(name: str) -> Pretrain:
+def get_config(name: str, run: str | None = None):
+    """A config that needs a finished run starts from `run`, or has it as its teacher."""
     cfg = config.load(str(CONFIGS / f"{name}.py"))
+    if run is not None:
+        cfg = dataclasses.replace(cfg, **{"init_from" if cfg.init_from else "teacher": run})
     if isinstance(cfg.data.train, Scenes):
         train = dataclasses.replace(cfg.data.train, size=EXAMPLES)
     else:
@@ -51,4 +53,5 @@ def get_config(name: str) -> Pretrain:
         # One rate, so that what differs in nothing else is compiled once.
         optim=dataclasses.replace(cfg.optim, warmup_steps=0, lr=1e-3),
         evals={},
+        log_every=1,
     )
