@@ -58,8 +58,9 @@ class Classified:
         if self._labels.several:
             return self._several(probs_NC, target_NC > 0, queries)
         label_N, names = target_NC.argmax(axis=1), self._labels.names
-        found, diagram = classification.calibration("cls", probs_NC, label_N)
-        found |= classification.metrics("cls", probs_NC, label_N, detail=True)
+        found = classification.metrics("cls", probs_NC, label_N, detail=True)
+        error, diagram = classification.calibration("cls", probs_NC, label_N)
+        found |= error
         if queries is None:
             return Report(found, (classification.confusion(probs_NC, label_N, names), diagram))
         return Report(found, (*classification.pictures(probs_NC, label_N, names, queries), diagram))

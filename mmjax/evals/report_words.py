@@ -17,6 +17,10 @@ _WORDS = {
     "acc5": "top-5",
     "mpcr": "mean class recall",
     "ece": "calibration error",
+    "f1": "F1",
+    "roc": "ROC",
+    "auc": "AUC",
+    "ap": "average precision",
     "l2": "regulariser",
     "val": "validation",
 }
