@@ -14,7 +14,8 @@ import rich.console
 import rich.table
 
 from mmjax import config, metrics, workdir
-from mmjax.evals import Embed, Evaluator, Report, report, results
+from mmjax.evals import Confusion, Embed, Evaluator, Foretells, Report, report, results
+from mmjax.evals.charts import short
 from mmjax.evals.embedded import remembering
 
 log = logging.getLogger("mmjax")
@@ -36,12 +37,14 @@ class Evaluate:
 
 
 def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
-    """Raises ValueError where an evaluator needs a function that the model does not have.
+    """Raises ValueError where an evaluator needs a function that the model does not have, or where two would
+    write the same metric.
 
     Args:
         functions: of the model, those that evaluators would be given.
     """
     functions = sorted(functions)
+    written: set[str] = set()
     for label, evaluator in evals.items():
         missing = [name for name in evaluator.needs if name not in functions]
         if missing:
@@ -49,6 +52,18 @@ def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
                 f"evals.{label} ({type(evaluator).__name__}) needs {missing[0]!r}, of a model that has "
                 f"{', '.join(functions)}; leave this evaluator out, or take another model"
             )
+        if isinstance(evaluator, Foretells):
+            _note(written, label, evaluator.name, evaluator.finds)
+
+
+def _note(written: set[str], label: str, name: str, found: Iterable[str]) -> list[str]:
+    """Adds the names of the metrics as metrics.jsonl has them, which it returns, to those of the others."""
+    names = [f"val/{name}/{metric}" for metric in found]
+    twice = written.intersection(names)
+    if twice:
+        raise ValueError(f"two evaluators write {min(twice)}; give evals.{label} another name")
+    written.update(names)
+    return names
 
 
 def licences(*parts: Any) -> list[str]:
@@ -97,22 +112,20 @@ class Evaluation:
         Raises:
             ValueError: two evaluators of one name found the same metric, or none finds the one to go by.
         """
-        found = {}
+        found: dict[str, float] = {}
+        written: set[str] = set()
         embed = remembering(embed)
         for label, evaluator in self.due(step).items():
             with metrics.phase(f"evaluating {label}"):
                 report_ = evaluator(embed)
             self.reports[label] = (evaluator.name, report_)
-            for metric, value in report_.metrics.items():
-                name = f"val/{evaluator.name}/{metric}"
-                if name in found:
-                    raise ValueError(f"two evaluators write {name}; give evals.{label} another name")
-                found[name] = value
+            names = _note(written, label, evaluator.name, report_.metrics)
+            found |= dict(zip(names, report_.metrics.values(), strict=True))
             self.step = step
         self._check_best()
         if found:
             self._writer.write(step, found)
-            log.info("step %d: %s", step, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
+            log.info("step %d: %s", step, ", ".join(f"{k} {short(v)}" for k, v in found.items()))
         return found
 
     def _check_best(self):
@@ -163,8 +176,11 @@ def finish(
         record = results.record(
             label, name, found, model=run.resolve().name, pretrained=f"step_{evaluation.step}"
         )
-        file = directory / "results" / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', label)}.json"
-        workdir.write(file, json.dumps(record, indent=2))
+        file = directory / "results" / re.sub(r"[^A-Za-z0-9_.-]", "_", label)
+        workdir.write(file.with_name(f"{file.name}.json"), json.dumps(record, indent=2))
+        for picture in found.pictures:
+            if isinstance(picture, Confusion):
+                workdir.write(file.with_name(f"{file.name}_confusion.csv"), results.confusion(picture))
     log.info("%s", _table(reports, evaluation.step))
     log.info("report: %s", page)
     log.info("model:  m = mmjax.load(%r)", str(run))

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import pkgutil
 import re
 import shlex
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import mmjax
-from mmjax import config, metrics
+from mmjax import config, evals, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -169,6 +170,20 @@ def test_commands_that_need_more_name_a_config_and_fields_that_exist(command):
     flags = dict(a.removeprefix("--").split("=", 1) for a in arguments if a.startswith("--") and "=" in a)
     overrides = [a for a in arguments if not a.startswith("--") and "=" in a]
     assert config.load(flags["config"], overrides)
+
+
+def test_every_evaluator_is_in_the_table_of_them():
+    table = set(re.findall(r"^\| `(\w+\.\w+)`", (ROOT / "docs" / "evaluation.md").read_text(), re.MULTILINE))
+    modules = [
+        importlib.import_module(f"mmjax.evals.{each.name}") for each in pkgutil.iter_modules(evals.__path__)
+    ]
+    there = {
+        f"{module.__name__.rpartition('.')[2]}.{name}"
+        for module in modules
+        for name, kind in vars(module).items()
+        if isinstance(kind, type) and kind.__module__ == module.__name__ and hasattr(kind, "prepare")
+    }
+    assert table == there
 
 
 def test_every_config_of_the_readme_is_there():

@@ -1,18 +1,21 @@
 """When evaluators run, and where what they find goes."""
 
+import csv
 import dataclasses
 import json
 import logging
 from typing import ClassVar
 
 import debugrun
+import numpy as np
 import pytest
 
 from mmjax import evaluation, metrics
 from mmjax.data.sources.scenes import Scenes
-from mmjax.evals import Report
+from mmjax.evals import Confusion, Report
 from mmjax.evals.linear_probe import LinearProbe
 from mmjax.evals.robustness import Robustness
+from mmjax.evals.zero_shot import ZeroShot
 from mmjax.evaluation import Evaluation, check_needs, licences
 
 
@@ -113,7 +116,23 @@ def test_a_finished_run_has_its_report_and_a_table_of_results(tmp_path, writer, 
         evaluation.finish(tmp_path, debugrun.config(), run, ["drawings by nobody"])
     assert "scenes_x" in caplog.text and "5.0000" in caplog.text and str(tmp_path) in caplog.text
     page = (tmp_path / "report.html").read_text()
+    assert not list((tmp_path / "results").glob("*.csv"))
     assert "scenes_x" in page and "1.2.3" in page and "drawings by nobody" in page
+
+
+def test_the_counts_of_a_confusion_matrix_lie_beside_the_results(tmp_path, writer):
+    (tmp_path / "env.json").write_text("{}")
+    run = Evaluation({}, 1, writer)
+    matrix = Confusion("Matrix", "", ("a cat, or two", "dog"), np.array([[3, 0], [1, 2]]))
+    run.reports["the end"] = ("pets", Report({"cls_acc1": 5 / 6}, (matrix,)))
+    evaluation.finish(tmp_path, debugrun.config(), run, [])
+    with (tmp_path / "results" / "the_end_confusion.csv").open() as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert rows == [
+        ("a cat, or two", "a cat, or two", "3"),
+        ("dog", "a cat, or two", "1"),
+        ("dog", "dog", "2"),
+    ]
 
 
 def test_a_function_that_no_model_has_is_named_with_those_that_it_has():
@@ -128,6 +147,15 @@ def test_a_function_that_no_model_has_is_named_with_those_that_it_has():
 @dataclasses.dataclass(frozen=True)
 class Licensed:
     licence: str
+
+
+def test_evaluators_that_say_what_they_find_are_refused_before_they_run_where_two_write_the_same():
+    source = Scenes(split="val", px=32)
+    pair = {"one": ZeroShot(name="a", source=source), "two": ZeroShot(name="b", source=source)}
+    check_needs(pair, ("image", "text"))
+    pair["two"] = ZeroShot(name="a", source=source, templates=("a photo of {}",))
+    with pytest.raises(ValueError, match="two evaluators write val/a/zs_acc1; give evals.two another name"):
+        check_needs(pair, ("image", "text"))
 
 
 def test_licences_are_those_of_all_data_that_is_named_each_once():

@@ -6,7 +6,7 @@ parameters, so the same evaluator serves the training loop, a loaded model and a
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -65,7 +65,10 @@ class Heatmap(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How often examples of one class (rows) were taken for another (columns)."""
+    """How often examples of one class (rows) were taken for another (columns).
+
+    All classes; where there are many, the HTML report draws those that are confused most.
+    """
 
     title: str
     note: str
@@ -132,3 +135,19 @@ class Evaluator(Protocol):
         """Makes its data ready, before the first step; raises ValueError with the remedy where it cannot."""
 
     def __call__(self, embed: Embed) -> Report: ...
+
+
+@runtime_checkable
+class Foretells(Protocol):
+    """An evaluator that can say which metrics it finds, so that a wrong name is refused before a step."""
+
+    @property
+    def finds(self) -> tuple[str, ...]:
+        """All that it may find; some may be missing for want of data, or of a function of the model."""
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """An evaluator that learns before it judges, and what it learned can judge other pictures, too."""
+
+    def fit(self, embed: Embed) -> Callable[[Embed], Report]: ...

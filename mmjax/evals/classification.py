@@ -10,8 +10,6 @@ import numpy as np
 
 from mmjax.evals import Confusion, Gallery, Picture, Reliability, galleries, ranking, scores
 
-_CONFUSED = 20  # classes of the confusion matrix
-
 
 def metrics(prefix: str, score_NC: np.ndarray, label_N: np.ndarray, *, detail: bool) -> dict[str, float]:
     """`<prefix>_acc1` and the like; with `detail` those of scikit-learn, too."""
@@ -19,6 +17,12 @@ def metrics(prefix: str, score_NC: np.ndarray, label_N: np.ndarray, *, detail: b
     found = scores.top(rank_N, label_N, classes=score_NC.shape[1])
     found |= scores.detailed(score_NC, label_N) if detail else {}
     return {f"{prefix}_{name}": value for name, value in found.items()}
+
+
+def names(prefix: str, *, detail: bool, calibrated: bool = False) -> tuple[str, ...]:
+    """Of the metrics that `metrics` finds and, where it is asked for, too, `calibration`."""
+    found = (*scores.TOP, *(scores.DETAILED if detail else ()), *(("ece",) if calibrated else ()))
+    return tuple(f"{prefix}_{name}" for name in found)
 
 
 def calibration(
@@ -46,17 +50,30 @@ def pictures(
 
 
 def confusion(score_NC: np.ndarray, label_N: np.ndarray, names: tuple[str, ...]) -> Confusion:
-    """The confusion matrix, of the classes that are confused most where there are many."""
+    """The confusion matrix."""
     answer_N = ranking.order(score_NC)[:, 0]
     counts_CC = scores.confusion(answer_N, label_N, classes=len(names))
-    wrong_CC = counts_CC - np.diag(np.diag(counts_CC))
-    worst_C = np.argsort(-(wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)), kind="stable")
-    shown_C = np.sort(worst_C[:_CONFUSED])
     note = "Examples of a class (rows) by the class that they were taken for (columns)."
-    if len(shown_C) < len(names):
-        note += f" Of {len(names):,} classes the {len(shown_C)} that are confused most."
-    shown = tuple(names[c] for c in shown_C)
-    return Confusion("Confusion matrix", note, shown, counts_CC[np.ix_(shown_C, shown_C)])
+    return Confusion("Confusion matrix", note, names, counts_CC)
+
+
+def multilabel_mistakes(
+    probs_NC: np.ndarray, truth_NC: np.ndarray, threshold_C: np.ndarray, names, queries: Sequence[Any]
+) -> Gallery:
+    """The examples of which a wrong decision lies farthest from its threshold, and what was said of them."""
+    answer_NC = probs_NC >= threshold_C
+    margin_N = np.where(answer_NC != truth_NC, np.abs(probs_NC - threshold_C), 0).max(axis=1)
+    worst_N = np.argsort(-margin_N, kind="stable")[: galleries.ROWS]
+    rows = (
+        galleries.labelled_row(queries[n], names, probs_NC[n], truth_NC[n])
+        for n in worst_N
+        if margin_N[n] > 0
+    )
+    return Gallery(
+        "Worst mistakes",
+        "Where a wrong decision is the surest. The most probable classes; those that it is of are marked.",
+        tuple(rows),
+    )
 
 
 def _mistakes(score_NC, label_N, names, queries) -> Gallery:

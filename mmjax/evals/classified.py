@@ -31,6 +31,12 @@ class Classified:
     def needs(self) -> tuple[str, ...]:
         return (f"classes/{self.task}",)
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        if self.labels.several:
+            return tuple(f"cls_{name}" for name in scores.MULTILABEL)
+        return classification.names("cls", detail=True, calibrated=True)
+
     def prepare(self) -> None:
         """Names the classes of which the source has no example.
 
@@ -51,18 +57,26 @@ class Classified:
                 f"{self.name}: {probs_NC.shape[1]} classes are predicted, the labels have "
                 f"{target_NC.shape[1]}; give `classes` the training data"
             )
-        if self._labels.several:
-            thresholds = np.asarray(self._labels.thresholds)
-            found = scores.multilabel(probs_NC, target_NC > 0, threshold=thresholds)
-            return Report({f"cls_{name}": value for name, value in found.items()})
-        label_N, names = target_NC.argmax(axis=1), self._labels.names
-        found, diagram = classification.calibration("cls", probs_NC, label_N)
-        found |= classification.metrics("cls", probs_NC, label_N, detail=True)
         asked = tuple(name for name in ("image", "text") if name in embed)
-        if not asked:
+        queries = Asked(self.source, index_N, asked) if asked else None
+        if self._labels.several:
+            return self._several(probs_NC, target_NC > 0, queries)
+        label_N, names = target_NC.argmax(axis=1), self._labels.names
+        found = classification.metrics("cls", probs_NC, label_N, detail=True)
+        error, diagram = classification.calibration("cls", probs_NC, label_N)
+        found |= error
+        if queries is None:
             return Report(found, (classification.confusion(probs_NC, label_N, names), diagram))
-        queries = Asked(self.source, index_N, asked)
         return Report(found, (*classification.pictures(probs_NC, label_N, names, queries), diagram))
+
+    def _several(self, probs_NC: np.ndarray, truth_NC: np.ndarray, queries: Asked | None) -> Report:
+        names, threshold_C = self._labels.names, np.asarray(self._labels.thresholds)
+        found = scores.multilabel(probs_NC, truth_NC, threshold=threshold_C)
+        metrics = {f"cls_{name}": value for name, value in found.items()}
+        if queries is None:
+            return Report(metrics)
+        shown = classification.multilabel_mistakes(probs_NC, truth_NC, threshold_C, names, queries)
+        return Report(metrics, (shown,))
 
     @functools.cached_property
     def _labels(self) -> Labels:

@@ -76,6 +76,11 @@ class Composition:
         if self.pairs < 0:
             raise ValueError(f"pairs={self.pairs} must not be negative; 0 leaves Winograd pairs out")
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        scores = tuple(f"winoground_{score}" for score in ("text", "image", "group")) if self.pairs else ()
+        return (*_GROUPS, *(f"kind_{kind}" for kinds in _GROUPS.values() for kind in kinds), *scores)
+
     def prepare(self) -> None:
         self.source.prepare()
 

@@ -39,6 +39,10 @@ class EmbeddingHealth:
     def __post_init__(self):
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return tuple(_MEASURES)
+
     def prepare(self) -> None:
         """Raises ValueError where there are fewer than two examples: one has no distances."""
         self.source.prepare()
@@ -58,13 +62,16 @@ class EmbeddingHealth:
         return _Data(Pictures(self.source, np.array(indices)), captions)
 
 
+_MEASURES = {
+    "alignment": health.alignment,
+    "uniformity_image": lambda image_NE, _: health.uniformity(image_NE),
+    "uniformity_text": lambda _, text_NE: health.uniformity(text_NE),
+    "rank_image": lambda image_NE, _: health.effective_rank(image_NE),
+    "rank_text": lambda _, text_NE: health.effective_rank(text_NE),
+    "gap": health.gap,
+}
+
+
 @jax.jit
 def _measure(image_NE, text_NE):
-    return {
-        "alignment": health.alignment(image_NE, text_NE),
-        "uniformity_image": health.uniformity(image_NE),
-        "uniformity_text": health.uniformity(text_NE),
-        "rank_image": health.effective_rank(image_NE),
-        "rank_text": health.effective_rank(text_NE),
-        "gap": health.gap(image_NE, text_NE),
-    }
+    return {name: measure(image_NE, text_NE) for name, measure in _MEASURES.items()}

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
-from mmjax.data import BadExample, Source
+from mmjax.data import BadExample, HasTexts, Source
 from mmjax.evals import Item
 
 log = logging.getLogger("mmjax")
@@ -23,22 +25,48 @@ def spread(total: int, limit: int | None) -> np.ndarray:
 def readable(name: str, source: Source, index_N: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
     """(index, example) of those that can be read; the log says, for the evaluator `name`, which cannot.
 
+    Of a source that `HasTexts` the examples have no picture. That a picture can be read is known once it has
+    been decoded: each process decodes its share and all learn what was found, so all must call this.
+
     Raises:
         ValueError: none can be read.
     """
-    bad = []
-    for index in index_N:
+    decoded = isinstance(source, HasTexts)
+    bad_N = _unreadable(source, index_N) if decoded else np.zeros(len(index_N), bool)
+    errors = []
+    for n, index in enumerate(index_N):
         try:
-            example = source[int(index)]
+            # One that is known to be bad is read for what is wrong with it.
+            example = source.texts(int(index)) if decoded and not bad_N[n] else source[int(index)]
         except BadExample as error:
-            bad.append(error)
-        else:
+            bad_N[n] = True
+            errors.append(error)
+        if not bad_N[n]:
             yield int(index), example
-    if bad:
-        log.warning("%s: %d of %d examples are left out: %s", name, len(bad), len(index_N), bad[0])
-    if len(bad) == len(index_N):
-        first = "".join(f": {error}" for error in bad[:1])
+    first = "".join(f": {error}" for error in errors[:1])
+    if bad_N.any():
+        log.warning("%s: %d of %d examples are left out%s", name, bad_N.sum(), len(index_N), first)
+    if bad_N.all():
         raise ValueError(f"{name}: none of {len(index_N)} examples can be evaluated on{first}")
+
+
+def problem(source: Source, index: int) -> BadExample | None:
+    """Why an example cannot be read; None where it can."""
+    try:
+        source[index]
+    except BadExample as error:
+        return error
+    return None
+
+
+def _unreadable(source: Source, index_N: np.ndarray) -> np.ndarray:
+    """bool [N]: which examples no process can use; each looks at a part of them."""
+    bad_N = np.zeros(len(index_N), bool)
+    for n in range(jax.process_index(), len(index_N), jax.process_count()):
+        bad_N[n] = problem(source, int(index_N[n])) is not None
+    if jax.process_count() == 1:
+        return bad_N
+    return multihost_utils.process_allgather(bad_N).reshape(-1, len(bad_N)).any(axis=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ Letters: N examples, E embedding, C classes, K numbers of examples, R repetition
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ class _Data(NamedTuple):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FewShot:
     """Top-1 accuracy on `source` with k examples a class: `fs_<k>_acc1`, a mean over draws of the examples,
-    and `fs_<k>_std`, the standard deviation of a draw.
+    and `fs_<k>_std`, the standard deviation of the draws from their mean (divided by their number, not by one
+    less).
 
     The examples of a smaller k are among those of a larger one. All numbers of examples share one `l2`: there
     is nothing to choose it on.
@@ -48,6 +50,10 @@ class FewShot:
         if self.draws < 1 or self.l2 <= 0:
             raise ValueError(f"draws={self.draws} and l2={self.l2} must be positive")
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return tuple(f"fs_{k}_{name}" for k in self.shots for name in ("acc1", "std", "acc1_chance"))
+
     def prepare(self) -> None:
         """Raises ValueError where a class has too few examples to draw, or an example no class."""
         self.source.prepare()
@@ -56,18 +62,20 @@ class FewShot:
         check_enough(self.name, "train", data.train.label_N, data.classes, least=most)
 
     def __call__(self, embed: Embed) -> Report:
-        data = self._data
-        drawn_RN = self._drawn
+        return self.fit(embed)(embed)
+
+    def fit(self, embed: Embed) -> Callable[[Embed], Report]:
+        """Learns from `train`; what is returned judges `source`."""
+        train, drawn_RN = self._data.train, self._drawn
         # Embedded once, however many draws an example is in.
         used_N, place_RN = np.unique(drawn_RN, return_inverse=True)
-        pictures = Pictures(data.train.pictures.source, data.train.pictures.index_N[used_N])
-        train_NE, test_NE = embed["image"](pictures), embed["image"](data.test.pictures)
-        accuracy_RK = np.array(
-            [
-                self._accuracies(train_NE[place_N], data.train.label_N[drawn_N], test_NE)
-                for place_N, drawn_N in zip(place_RN.reshape(drawn_RN.shape), drawn_RN, strict=True)
-            ]
-        )
+        train_NE = embed["image"](Pictures(train.pictures.source, train.pictures.index_N[used_N]))
+        probes = self._fitted(train_NE[place_RN.reshape(drawn_RN.shape)], train.label_N[drawn_RN])
+        return functools.partial(self._judge, probes)
+
+    def _judge(self, probes: list[list[logistic.Linear]], embed: Embed) -> Report:
+        data = self._data
+        accuracy_RK = self._accuracies(probes, embed["image"](data.test.pictures), data.test.label_N)
         mean_K, std_K = accuracy_RK.mean(axis=0), accuracy_RK.std(axis=0)
         metrics = {}
         for k, mean, std in zip(self.shots, mean_K, std_K, strict=True):
@@ -83,16 +91,22 @@ class FewShot:
         )
         return Report(metrics, (curve,))
 
-    def _accuracies(self, x_NE: np.ndarray, label_N: np.ndarray, test_NE: np.ndarray) -> list[float]:
-        """For each number of examples, of one draw: its first rows are the first example of each class."""
-        classes, found = len(self._data.classes.names), []
-        for k in self.shots:
+    def _fitted(self, x_RNE: np.ndarray, label_RN: np.ndarray) -> list[list[logistic.Linear]]:
+        """Of each draw a classifier for each k; a draw begins with one example of each class."""
+        classes, count = len(self._data.classes.names), label_RN.shape[1]
+
+        def probe(x_NE, label_N, k):
             # Of one shape whatever k is, so that one program serves all.
-            used_N = np.arange(len(x_NE)) < k * classes
+            used_N = np.arange(count) < k * classes
             (linear,) = logistic.fit(x_NE, label_N, classes=classes, l2=[self.l2], weight_N=used_N)
-            rank_N = scores.ranks(linear(test_NE), self._data.test.label_N)
-            found.append(float(np.mean(rank_N == 1)))
-        return found
+            return linear
+
+        return [[probe(*draw, k) for k in self.shots] for draw in zip(x_RNE, label_RN, strict=True)]
+
+    def _accuracies(self, probes, test_NE: np.ndarray, label_N: np.ndarray) -> np.ndarray:
+        """Top-1 [R, K]."""
+        ranks_RK = [[scores.ranks(linear(test_NE), label_N) for linear in draw] for draw in probes]
+        return np.array([[np.mean(rank_N == 1) for rank_N in draw] for draw in ranks_RK])
 
     @functools.cached_property
     def _data(self) -> _Data:

@@ -11,24 +11,35 @@ from mmjax.evals import Confusion, Curve, Reliability, TradeOff
 from mmjax.evals.charts import Series, line_chart, path_chart
 from mmjax.evals.report_pictures import heading
 
+_CONFUSED = 20  # classes of a confusion matrix that are drawn
 _SIDE = 220  # of the reliability diagram
 _LEFT, _BOTTOM = 34, 36
 
 
 def confusion(shown: Confusion) -> str:
-    """The counts as a table, darker where more of a class are; the diagonal is right."""
+    """The counts as a table, darker where more of a class are; the diagonal is right.
+
+    Where there are many classes, of those that are confused most.
+    """
     counts_CC = np.asarray(shown.counts)
     share_CC = counts_CC / np.maximum(counts_CC.sum(axis=1, keepdims=True), 1)
-    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in shown.names)
+    wrong_CC = counts_CC - np.diag(np.diag(counts_CC))
+    worst_C = np.argsort(-(wrong_CC.sum(axis=0) + wrong_CC.sum(axis=1)), kind="stable")
+    drawn_C = np.sort(worst_C[:_CONFUSED])
+    note = shown.note
+    if len(drawn_C) < len(shown.names):
+        note += f" Of {len(shown.names):,} classes the {len(drawn_C)} that are confused most."
+    head = "".join(f'<th scope="col"><span>{escape(shown.names[j])}</span></th>' for j in drawn_C)
     body = ""
-    for i, name in enumerate(shown.names):
+    for i in drawn_C:
+        name = shown.names[i]
         cells = "".join(
-            _count(counts_CC[i, j], share_CC[i, j], right=i == j, label=f"{name} taken for {other}")
-            for j, other in enumerate(shown.names)
+            _count(counts_CC[i, j], share_CC[i, j], right=i == j, label=f"{name} taken for {shown.names[j]}")
+            for j in drawn_C
         )
         body += f'<tr><th scope="row" class="name">{escape(name)}</th>{cells}</tr>'
     return (
-        f'{heading(shown.title, shown.note)}<div class="scroll" tabindex="0"><table class="heat">'
+        f'{heading(shown.title, note)}<div class="scroll" tabindex="0"><table class="heat">'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

@@ -41,6 +41,13 @@ def row(query: Any, names: Sequence[str], score_C: np.ndarray, label: int) -> Ro
     return _row(query, names, score_C, order_C, np.arange(len(names)) == label)
 
 
+def labelled_row(query: Any, names: Sequence[str], score_C: np.ndarray, right_C: np.ndarray) -> Row:
+    """An example of any number of classes with its five best scores, and all classes that it is of."""
+    order_C = ranking.order(score_C[None])[0][:_MATCHES]
+    matches = tuple(Match(names[c], float(score_C[c]), bool(right_C[c])) for c in order_C)
+    return Row(query, matches, ", ".join(names[c] for c in np.flatnonzero(right_C)) or "none")
+
+
 def mistakes(found: ranking.Ranked) -> np.ndarray:
     """Queries whose first candidate is wrong: those that beat the right one by most, worst first."""
     wrong = np.flatnonzero(found.rank_Q > 1)

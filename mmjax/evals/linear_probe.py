@@ -9,7 +9,7 @@ Letters: N examples, E embedding, C classes.
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from mmjax.evals.examples import check_fields
 
 log = logging.getLogger("mmjax")
 
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
 
 class _Data(NamedTuple):
@@ -54,6 +54,10 @@ class LinearProbe:
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
         check_l2(self.l2)
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return (*classification.names("lp", detail=self.detail, calibrated=True), "lp_l2", "lp_val_acc1")
+
     def prepare(self) -> None:
         """Raises ValueError where a class has no example to learn from, or an example no class."""
         for source in (self.source, self.train, self.val):
@@ -63,14 +67,21 @@ class LinearProbe:
         check_enough(self.name, "train", self._data.train.label_N, self._data.classes)
 
     def __call__(self, embed: Embed) -> Report:
+        return self.fit(embed)(embed)
+
+    def fit(self, embed: Embed) -> Callable[[Embed], Report]:
+        """Learns from `train` and `val`; what is returned judges `source`."""
         data = self._data
-        train_NE, val_NE, test_NE = (embed["image"](part.pictures) for part in data[1:])
-        train = Learned(train_NE, data.train.label_N)
-        val = Learned(val_NE, data.val.label_N)
+        train, val = (Learned(embed["image"](part.pictures), part.label_N) for part in (data.train, data.val))
         count = len(data.classes.names)
         chosen, sweep = choose(self.name, train, val, classes=count, l2=self.l2)
         last = fitted((train, val), classes=count, l2=chosen)
-        share_NC, label_N = logistic.probabilities(last(test_NE)), data.test.label_N
+        return functools.partial(self._judge, last, chosen, sweep)
+
+    def _judge(self, last: logistic.Linear, chosen: float, sweep: Curve, embed: Embed) -> Report:
+        data = self._data
+        share_NC = logistic.probabilities(last(embed["image"](data.test.pictures)))
+        label_N = data.test.label_N
         metrics = classification.metrics("lp", share_NC, label_N, detail=self.detail)
         error, diagram = classification.calibration("lp", share_NC, label_N)
         metrics |= error | {"lp_l2": chosen, "lp_val_acc1": float(np.max(sweep.y["validation"]))}

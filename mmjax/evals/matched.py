@@ -1,19 +1,25 @@
 """Image-text matching: whether a model tells a picture's own text from the one it most easily takes for it.
 
 A matching task reads picture and text together, which is too slow for all pairs and exact for a few: so it
-judges the few that embeddings find. Letters: N pictures, M texts, K candidates, P pairs.
+judges the few that embeddings find. Letters: N pictures, M texts, Q queries, C candidates, K of them that
+are judged, P pairs, B block of pictures.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from mmjax.data import Source
 from mmjax.evals import Embed, Report, ranking
 from mmjax.evals.examples import Pictures, check_fields, readable, spread
+from mmjax.evals.galleries import Side
 
 _YES = 1  # column of the task's probabilities
+_RECALLS = (1, 5)
+
+_Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs by their numbers, how probable they match
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,35 +44,48 @@ class Matched:
     def needs(self) -> tuple[str, ...]:
         return "image", "text", f"classes/{self.task}"
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        suffixes = [f"r{k}{when}" for k in _RECALLS for when in ("_before", "")]
+        return (
+            "itm_acc",
+            "itm_acc_chance",
+            *(f"itm_{way}_{each}" for way in ("i2t", "t2i") for each in suffixes),
+        )
+
     def prepare(self) -> None:
         self.source.prepare()
 
     def __call__(self, embed: Embed) -> Report:
         pictures, id_N, texts, id_M = self._data
+        images = Side(embed["image"](pictures), id_N, pictures)
+        written = Side(embed["text"](texts), id_M, texts)
 
         def judge(image_P, text_P):
             return embed[f"classes/{self.task}"](_Pairs(pictures, texts, image_P, text_P))[:, _YES]
 
-        scores_NM = ranking.scores(embed["image"](pictures), embed["text"](texts))
-        right_NM = id_N[:, None] == id_M
-        metrics = {"itm_acc": _accuracy(judge, scores_NM, right_NM), "itm_acc_chance": 0.5}
-        metrics |= self._recalls("i2t", scores_NM, right_NM, judge)
-        metrics |= self._recalls(
-            "t2i", scores_NM.T, right_NM.T, lambda text_P, image_P: judge(image_P, text_P)
-        )
+        metrics = {"itm_acc": _accuracy(judge, images, written), "itm_acc_chance": 0.5}
+        metrics |= self._recalls("i2t", images, written, judge)
+        metrics |= self._recalls("t2i", written, images, lambda text_P, image_P: judge(image_P, text_P))
         return Report(metrics)
 
-    def _recalls(self, way: str, scores_QC, right_QC, judge) -> dict[str, float]:
-        order_QC = ranking.order(scores_QC)
-        top_QK = order_QC[:, : self.top]
+    def _recalls(self, way: str, queries: Side, candidates: Side, judge: _Judge) -> dict[str, float]:
+        before_Q = ranking.rank(
+            queries.z_NE, candidates.z_NE, query_id_Q=queries.id_N, candidate_id_C=candidates.id_N
+        ).rank_Q
+        blocks = ranking.blocks(queries.z_NE, candidates.z_NE)
+        top_QK = np.concatenate([ranking.order(scores_QC)[:, : self.top] for _, scores_QC in blocks])
         query_P = np.repeat(np.arange(len(top_QK)), top_QK.shape[1])
         probs_QK = judge(query_P, top_QK.ravel()).reshape(top_QK.shape)
-        after_QC = reordered(order_QC, probs_QK)
-        found = {}
-        for suffix, places_QC in (("_before", order_QC), ("", after_QC)):
-            rank_Q = 1 + np.take_along_axis(right_QC, places_QC, axis=1).argmax(axis=1)
-            found |= {f"itm_{way}_r{k}{suffix}": ranking.recall(rank_Q, k) for k in (1, 5)}
-        return found
+        right_QK = candidates.id_N[reordered(top_QK, probs_QK)] == queries.id_N[:, None]
+        # The others keep their places behind those that are judged.
+        after_Q = np.where(right_QK.any(axis=1), 1 + right_QK.argmax(axis=1), before_Q)
+        ranks = {"_before": before_Q, "": after_Q}
+        return {
+            f"itm_{way}_r{k}{when}": ranking.recall(rank_Q, k)
+            for when, rank_Q in ranks.items()
+            for k in _RECALLS
+        }
 
     @functools.cached_property
     def _data(self) -> tuple[Pictures, np.ndarray, tuple[str, ...], np.ndarray]:
@@ -83,18 +102,22 @@ class Matched:
         return Pictures(self.source, np.array(indices)), np.array(ids), texts, text_id_M
 
 
-def reordered(order_QC: np.ndarray, probs_QK: np.ndarray) -> np.ndarray:
-    """Candidates of each query, the first K by their probabilities; ties and the others stay as before."""
-    top_QK = order_QC[:, : probs_QK.shape[1]]
-    top_QK = np.take_along_axis(top_QK, ranking.order(probs_QK), axis=1)
-    return np.concatenate([top_QK, order_QC[:, probs_QK.shape[1] :]], axis=1)
+def reordered(top_QK: np.ndarray, probs_QK: np.ndarray) -> np.ndarray:
+    """The candidates of each query by their probabilities; ties stay as before."""
+    return np.take_along_axis(top_QK, ranking.order(probs_QK), axis=1)
 
 
-def _accuracy(judge, scores_NM: np.ndarray, right_NM: np.ndarray) -> float:
+def _accuracy(judge: _Judge, images: Side, texts: Side) -> float:
     """Over each picture with its own text, and with the most similar one that is not."""
-    image_P = np.tile(np.arange(len(scores_NM)), 2)
-    own_N = right_NM.argmax(axis=1)
-    hard_N = np.where(right_NM, -np.inf, scores_NM).argmax(axis=1)
+    ids, first_I = np.unique(texts.id_N, return_index=True)
+    own_N = first_I[np.searchsorted(ids, images.id_N)]
+    hard_N = np.concatenate(
+        [
+            np.where(images.id_N[of, None] == texts.id_N, -np.inf, scores_BM).argmax(axis=1)
+            for of, scores_BM in ranking.blocks(images.z_NE, texts.z_NE)
+        ]
+    )
+    image_P = np.tile(np.arange(len(own_N)), 2)
     yes_P = judge(image_P, np.concatenate([own_N, hard_N])) > 0.5
     return float(np.mean(yes_P == (np.arange(len(image_P)) < len(own_N))))
 

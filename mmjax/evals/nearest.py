@@ -52,6 +52,10 @@ class KNearest:
         if self.k < 1 or self.temperature <= 0:
             raise ValueError(f"k={self.k} and temperature={self.temperature} must be positive")
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return classification.names("knn", detail=self.detail)
+
     def prepare(self) -> None:
         """Raises ValueError where there are fewer than k training examples, or an example is of no class."""
         self.source.prepare()

@@ -7,6 +7,7 @@ right answer would give them R@1 = 1.
 Letters: Q queries, C candidates, U distinct candidates, E embedding.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,15 @@ def scores(query_QE: np.ndarray, candidate_CE: np.ndarray) -> np.ndarray:
     return _score(query_QE, *_distinct(candidate_CE))
 
 
+def blocks(query_QE: np.ndarray, candidate_CE: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """`scores` of a block of queries at a time, and which: memory grows with Q + C, never with Q times C."""
+    unique_UE, copy_C = _distinct(candidate_CE)
+    step = max(1, _BLOCK // len(candidate_CE))
+    for start in range(0, len(query_QE), step):
+        of = slice(start, start + step)
+        yield of, _score(query_QE[of], unique_UE, copy_C)
+
+
 def order(scores_QC: np.ndarray) -> np.ndarray:
     """Candidates of each query from best to worst, int [Q, C]; ties by the rule of this module."""
     return np.argsort(-scores_QC, axis=1, kind="stable")
@@ -35,9 +45,7 @@ def order(scores_QC: np.ndarray) -> np.ndarray:
 def rank(
     query_QE: np.ndarray, candidate_CE: np.ndarray, *, query_id_Q: np.ndarray, candidate_id_C: np.ndarray
 ) -> Ranked:
-    """Ranks each query's best right candidate; a candidate is right where its id equals the query's.
-
-    Computed for a block of queries at a time: memory grows with Q + C, never with Q times C.
+    """Ranks each query's best right candidate, by `blocks`; it is right where its id equals the query's.
 
     Raises:
         ValueError: a query has no right candidate.
@@ -48,13 +56,11 @@ def rank(
             f"{len(orphans_Q)} of {len(query_id_Q)} queries have no right candidate, the first is query "
             f"{orphans_Q[0]} with id {query_id_Q[orphans_Q[0]]}; give each id at least one candidate"
         )
-    unique_UE, copy_C = _distinct(candidate_CE)
-    step = max(1, _BLOCK // len(candidate_CE))
-    blocks = []
-    for start in range(0, len(query_QE), step):
-        scores_QC = _score(query_QE[start : start + step], unique_UE, copy_C)
-        blocks.append(_rank_block(scores_QC, query_id_Q[start : start + step, None] == candidate_id_C))
-    return Ranked(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    found = [
+        _rank_block(scores_QC, query_id_Q[of, None] == candidate_id_C)
+        for of, scores_QC in blocks(query_QE, candidate_CE)
+    ]
+    return Ranked(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
 def recall(rank_Q: np.ndarray, k: int) -> float:

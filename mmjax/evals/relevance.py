@@ -46,6 +46,10 @@ class Relevance:
         if not 0 < self.hidden < 1:
             raise ValueError(f"hidden={self.hidden} must lie between 0 and 1")
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return "rel_cosine", "rel_without_most", "rel_without_least"
+
     def prepare(self) -> None:
         self.source.prepare()
 

@@ -27,6 +27,7 @@ from mmjax.evals import (
 from mmjax.evals.charts import SERIES, Series, line_chart, short
 from mmjax.evals.report_pictures import Thumbnails, gallery, heatmap
 from mmjax.evals.report_style import CSS
+from mmjax.evals.report_words import EVALUATORS, WAYS, is_rate, words
 
 MAX_BYTES = 2_000_000
 _CONFIG = 100_000  # characters
@@ -43,9 +44,6 @@ _CURVES = (  # key, title, unit, factor
     ("perf/examples_per_s", "Throughput", "examples/s", 1),
     ("perf/data_frac", "Time spent waiting for data", "%", 100),
 )
-_EVALUATORS = {"zs": "zero-shot", "lp": "linear probe", "knn": "nearest neighbours", "rel": "maps"}
-_WORDS = {"acc1": "top-1", "acc5": "top-5", "mpcr": "mean class recall", "ece": "calibration error"}
-_WAYS = {"i2t": "picture → caption", "t2i": "caption → picture"}
 
 Points = dict[str, dict[int, float]]  # value by step, by metric
 
@@ -118,14 +116,14 @@ def _facts(points: Points) -> str:
         facts["steps"] = f"{max(max(by_step) for by_step in points.values()):,}"
     if "train/loss" in points:
         facts["loss at the end"] = short(list(points["train/loss"].values())[-1])
-    for key, words, form in (
+    for key, label, form in (
         ("perf/examples_per_s", "examples/s, median", short),
         ("perf/data_frac", "of the time waiting for data, median", "{:.1%}".format),
     ):
         values = [value for value in points.get(key, {}).values() if math.isfinite(value)]
         if values:
-            facts[words] = form(float(np.median(values)))
-    items = "".join(f"<div><dt>{words}</dt><dd>{value}</dd></div>" for words, value in facts.items())
+            facts[label] = form(float(np.median(values)))
+    items = "".join(f"<div><dt>{label}</dt><dd>{value}</dd></div>" for label, value in facts.items())
     return f'<dl class="facts">{items}</dl>' if items else ""
 
 
@@ -146,11 +144,11 @@ def _result_table(name: str, metrics: dict[str, float]) -> str:
     chance = {metric: metrics.get(f"{metric}_chance") for metric in shown}
     rows = ""
     for metric, value in shown.items():
-        bar = f'<i><i style="width:{100 * value:.1f}%"></i></i>' if _is_rate(metric, value) else ""
-        text = f"{value:.3f}" if _is_rate(metric, value) else short(value)
+        bar = f'<i><i style="width:{100 * value:.1f}%"></i></i>' if is_rate(metric, value) else ""
+        text = f"{value:.3f}" if is_rate(metric, value) else short(value)
         beside = "" if chance[metric] is None else short(chance[metric])
         rows += (
-            f'<tr><th scope="row" title="{escape(metric)}">{escape(_words(metric))}</th>'
+            f'<tr><th scope="row" title="{escape(metric)}">{escape(words(metric))}</th>'
             f'<td class="bar">{bar}</td><td class="num"><b>{text}</b></td>'
             f'<td class="num soft">{beside}</td></tr>'
         )
@@ -160,24 +158,6 @@ def _result_table(name: str, metrics: dict[str, float]) -> str:
     )
 
 
-def _is_rate(metric: str, value: float) -> bool:
-    return 0 <= value <= 1 and not metric.endswith(("medr", "loss"))
-
-
-def _words(metric: str) -> str:
-    retrieval = re.fullmatch(r"(i2t|t2i)_(r(\d+)|medr)", metric)
-    if retrieval:
-        return f"{_WAYS[retrieval[1]]}, {f'R@{retrieval[3]}' if retrieval[3] else 'median rank'}"
-    few = re.fullmatch(r"fs_(\d+)_(acc1|std)", metric)
-    if few:
-        return f"{few[1]} of each class, {'top-1' if few[2] == 'acc1' else 'deviation'}"
-    evaluator, _, rest = metric.partition("_")
-    if evaluator not in _EVALUATORS:
-        return metric.replace("_", " ")
-    words = _WORDS[rest] if rest in _WORDS else rest.replace("_", " ")
-    return f"{_EVALUATORS[evaluator]} {words}"
-
-
 def _curves(points: Points) -> str:
     charts = []
     for key, title, unit, factor in _CURVES:
@@ -185,12 +165,30 @@ def _curves(points: Points) -> str:
             line = _series(title, points[key], factor)
             log = key == "train/loss" and _spans_decades(line.y_P)
             charts.append(line_chart(title, [line], unit=unit, log=log))
+        if key == "train/loss":
+            charts += _of_parts(points)
     for title, lines in _validation(points).items():
         ranks = title.endswith("median rank")
         for start in range(0, len(lines), SERIES):
             charts.append(line_chart(title, lines[start : start + SERIES], log=ranks))
     shown = "".join(charts)
     return f'<div class="grid2">{shown}</div>' if shown else '<p class="note">No step was logged.</p>'
+
+
+def _of_parts(points: Points) -> list[str]:
+    """The accuracy of each task in training, and the losses that the whole loss is made of."""
+    lines: dict[str, list[Series]] = {"accuracy": [], "loss": []}
+    for key, by_step in points.items():
+        match = re.fullmatch(r"train/(.+)/(accuracy|loss)", key)
+        # That of a single part is the whole.
+        if match and (match[2] == "accuracy" or by_step != points.get("train/loss")):
+            lines[match[2]].append(_series(match[1], by_step, 1))
+    titles = {"accuracy": "Accuracy on batches of training", "loss": "Parts of the loss"}
+    return [
+        line_chart(titles[kind], of_kind[start : start + SERIES])
+        for kind, of_kind in lines.items()
+        for start in range(0, len(of_kind), SERIES)
+    ]
 
 
 def _validation(points: Points) -> dict[str, list[Series]]:
@@ -203,11 +201,12 @@ def _validation(points: Points) -> dict[str, list[Series]]:
         name, metric = match.groups()
         way = metric.split("_")[0]
         if metric.endswith("_medr"):
-            kind, label = "median rank", _WAYS.get(way, metric)
-        elif way in _WAYS:
-            kind, label = _WAYS[way], _words(metric).removeprefix(f"{_WAYS[way]}, ")
+            kind, label = "median rank", WAYS.get(way, metric)
+        elif way in WAYS:
+            kind, label = WAYS[way], words(metric).removeprefix(f"{WAYS[way]}, ")
         else:
-            kind, label = ("zero-shot" if way == "zs" else ""), _words(metric).removeprefix("zero-shot ")
+            kind = EVALUATORS.get(way, "")
+            label = words(metric).removeprefix(kind).lstrip()
         charts.setdefault(f"{name}: {kind}" if kind else name, []).append(_series(label, by_step, 1))
     return charts
 

@@ -3,22 +3,25 @@
 One file an evaluator, as it has one a data set and task, with its names of metrics where it has them.
 """
 
+import csv
+import io
 import math
 import re
 from typing import Any
 
-from mmjax.evals import Report
+from mmjax.evals import Confusion, Report
 
 # A metric of the task, and what CLIP_benchmark calls it; other evaluators go by their label in the config.
 _TASKS = {
     "zs_acc1": "zeroshot_classification",
     "i2t_r1": "zeroshot_retrieval",
     "lp_acc1": "linear_probe",
+    "cls_acc1": "finetuned_classification",  # which it does not do: beside its others in the columns of all
 }
 # Recall is named for what is retrieved.
 _NAMES = (
-    (r"zs_(acc\d+)", r"\1"),
-    (r"zs_mpcr", "mean_per_class_recall"),
+    (r"(?:zs|cls)_(acc\d+)", r"\1"),
+    (r"(?:zs|cls)_mpcr", "mean_per_class_recall"),
     (r"lp_mpcr", "lp_mean_per_class_recall"),
     (r"i2t_r(\d+)", r"text_retrieval_recall@\1"),
     (r"t2i_r(\d+)", r"image_retrieval_recall@\1"),
@@ -47,6 +50,19 @@ def record(label: str, name: str, report: Report, *, model: str, pretrained: str
         },
         "language": "en",
     }
+
+
+def confusion(found: Confusion) -> str:
+    """A confusion matrix as CSV, a row for each label and answer that occur together, and how often.
+
+    Beside the JSON file and not in it: of every further key there `clip_benchmark build` makes a column.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("class", "answer", "count"))
+    for label, answer in zip(*found.counts.nonzero(), strict=True):
+        writer.writerow((found.names[label], found.names[answer], int(found.counts[label, answer])))
+    return file.getvalue()
 
 
 def _named(metric: str) -> str:

@@ -19,6 +19,7 @@ from mmjax.evals.examples import Pictures, check_fields, readable, spread
 from mmjax.evals.galleries import ROWS, Side, mistakes, rows
 
 _HEATMAP = 16  # pictures of the heat map
+_RECALLS = (1, 5, 10)
 
 
 class _Data(NamedTuple):
@@ -43,6 +44,11 @@ class Retrieval:
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
         if self.captions not in ("first", "all"):
             raise ValueError(f'captions={self.captions!r} is unknown; use "first" or "all"')
+
+    @property
+    def finds(self) -> tuple[str, ...]:
+        names = (*(f"r{k}" for k in _RECALLS), "medr", "r1_chance")
+        return tuple(f"{way}_{name}" for way in ("i2t", "t2i") for name in names)
 
     def prepare(self) -> None:
         self.source.prepare()
@@ -80,7 +86,7 @@ def _rank(queries: Side, candidates: Side) -> ranking.Ranked:
 
 
 def _metrics(way: str, found: ranking.Ranked, queries: Side, candidates: Side) -> dict[str, float]:
-    recalls = {f"{way}_r{k}": ranking.recall(found.rank_Q, k) for k in (1, 5, 10)}
+    recalls = {f"{way}_r{k}": ranking.recall(found.rank_Q, k) for k in _RECALLS}
     right_Q = (np.searchsorted(np.sort(candidates.id_N), queries.id_N, side=s) for s in ("right", "left"))
     chance = float(np.mean(np.subtract(*right_Q)) / len(candidates.id_N))
     return recalls | {f"{way}_medr": float(np.median(found.rank_Q)), f"{way}_r1_chance": chance}

@@ -5,16 +5,16 @@ Hendrycks and Dietterich 2019, arXiv:1903.12261; without their normalisation by 
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmjax.data import Source
-from mmjax.evals import Curve, Embed, Evaluator, Gallery, Match, Report, Row
+from mmjax.evals import Curve, Embed, Evaluator, Fits, Foretells, Gallery, Match, Report, Row
 from mmjax.evals.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from mmjax.evals.embedded import remembering
-from mmjax.evals.examples import Examples, Pictures, readable
+from mmjax.evals.examples import Examples, Pictures, problem
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Robustness:
 
     `<metric>_clean`, `<metric>_<corruption>` and `<metric>_corrupted`, the mean of these. Pictures of the
     evaluator's `source` are corrupted, whatever they are given to, and no others: not those that a probe is
-    fitted on, nor pairs that `Composition` generates beside its source.
+    fitted on, which happens once, nor pairs that `Composition` generates beside its source.
     """
 
     evaluator: Evaluator
@@ -66,6 +66,8 @@ class Robustness:
             raise ValueError(
                 f"metrics={self.metrics} must name a metric, every_steps={self.every_steps} not be negative"
             )
+        if isinstance(self.evaluator, Foretells):
+            self._check(self.evaluator.finds)
 
     @property
     def name(self) -> str:
@@ -79,16 +81,23 @@ class Robustness:
     def needs(self) -> tuple[str, ...]:
         return self.evaluator.needs
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        suffixes = ("clean", *self.corruptions, "corrupted")
+        return tuple(f"{metric}_{suffix}" for metric in self.metrics for suffix in suffixes)
+
     def prepare(self) -> None:
         self.evaluator.prepare()
 
     def __call__(self, embed: Embed) -> Report:
         embed = remembering(embed)
-        clean = self._evaluate(embed)
+        # What is learned of clean pictures is learned once.
+        judge = self.evaluator.fit(embed) if isinstance(self.evaluator, Fits) else self.evaluator
+        clean = self._values(judge(embed))
         severities = sorted(self.severities)
         worse = {
-            corruption: [self._evaluate(self._corrupting(embed, corruption, each)) for each in severities]
-            for corruption in self.corruptions
+            name: [self._values(judge(self._corrupting(embed, name, each))) for each in severities]
+            for name in self.corruptions
         }
         found, curves = {}, []
         for i, metric in enumerate(self.metrics):
@@ -100,12 +109,14 @@ class Robustness:
             curves.append(Curve(f"{metric} by severity", note, "level", np.array(severities), by_severity))
         return Report(found, (*curves, self._examples()))
 
-    def _evaluate(self, embed: Embed) -> list[float]:
-        found = self.evaluator(embed).metrics
+    def _values(self, report: Report) -> list[float]:
+        self._check(report.metrics)
+        return [report.metrics[metric] for metric in self.metrics]
+
+    def _check(self, found: Iterable[str]):
         missing = [metric for metric in self.metrics if metric not in found]
         if missing:
             raise ValueError(f"{self.name}: no metric {missing[0]!r}; use one of {', '.join(found)}")
-        return [found[metric] for metric in self.metrics]
 
     def _corrupting(self, embed: Embed, corruption: str, severity: int) -> Embed:
         def of_worse(function: Callable[..., np.ndarray], items: Sequence, *others) -> np.ndarray:
@@ -117,7 +128,7 @@ class Robustness:
 
     def _examples(self) -> Gallery:
         """One picture of the source under every corruption, at rising severity."""
-        index, _ = next(readable(self.name, self.source, np.arange(len(self.source))))
+        index = next(i for i in range(len(self.source)) if problem(self.source, i) is None)
         picture = Pictures(self.source, np.array([index]))
         rows = tuple(
             Row(

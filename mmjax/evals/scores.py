@@ -13,6 +13,11 @@ import numpy as np
 
 BINS = 15  # of confidence, as Guo et al. have them
 
+_DECISIONS, _AVERAGES = ("precision", "recall", "f1"), ("macro", "micro", "weighted")
+TOP = ("acc1", "acc5", "mpcr", "acc1_chance")  # what `top` finds
+DETAILED = (*(f"{name}_{average}" for average in _AVERAGES for name in _DECISIONS), "roc_auc", "ap")
+MULTILABEL = ("exact", *DETAILED)
+
 
 class Calibration(NamedTuple):
     """How often answers of a certain confidence are right, by bins of confidence of equal width."""
@@ -109,11 +114,11 @@ def _decisions(truth_NC: np.ndarray, answer_NC: np.ndarray) -> dict[str, float]:
         return {}
     truth_NC, answer_NC = truth_NC[:, occurs_C], answer_NC[:, occurs_C]
     found = {}
-    for average in ("macro", "micro", "weighted"):
+    for average in _AVERAGES:
         values = metrics.precision_recall_fscore_support(
             truth_NC, answer_NC, average=average, zero_division=0
         )
-        names = (f"{name}_{average}" for name in ("precision", "recall", "f1"))
+        names = (f"{name}_{average}" for name in _DECISIONS)
         found |= {name: float(value) for name, value in zip(names, values, strict=False)}
     return found
 

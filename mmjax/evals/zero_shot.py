@@ -44,6 +44,10 @@ class ZeroShot:
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
         check_templates(self.templates)
 
+    @property
+    def finds(self) -> tuple[str, ...]:
+        return classification.names("zs", detail=self.detail, calibrated=self.detail)
+
     def prepare(self) -> None:
         """Raises ValueError where an id of the source is not among the classes."""
         self.source.prepare()

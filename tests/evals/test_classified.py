@@ -44,7 +44,9 @@ def embed(answers):
 def metrics(answers, **fields):
     evaluator = Classified(name="things", source=Things(), **fields)
     evaluator.prepare()
-    return evaluator(embed(answers)).metrics
+    found = evaluator(embed(answers)).metrics
+    assert set(found) == set(evaluator.finds)
+    return found
 
 
 def test_accuracy_f1_and_calibration_are_those_of_the_answers():
@@ -85,6 +87,23 @@ def test_several_classes_are_cut_at_their_thresholds():
     right = [False, True, True, False, True, False]
     assert found["cls_exact"] == pytest.approx(np.mean(right))
     assert found["cls_recall_macro"] == pytest.approx((0 + 1 + 1) / 3)
+
+
+def test_the_surest_wrong_decision_about_several_classes_is_shown_first():
+    labels = Several(names=("a", "b", "c"), thresholds=(0.9, 0.5, 0.05))
+    source = Things(said=("a, c", "c", "b,c", "none", "c", "a"), names={})
+    evaluator = Classified(name="things", source=source, labels=labels)
+    evaluator.prepare()
+    report = evaluator(embed([0, 0, 1, 1, 2, 2]) | {"text": None})
+    # Of 5 a is missed by 0.8, of 3 b is said, 0.3 above its threshold, of 0 a is missed by 0.1.
+    (gallery,) = report.pictures
+    assert [row.query for row in gallery.rows] == [("a",), ("none",), ("a, c",)]
+    assert [row.truth for row in gallery.rows] == ["a", "none", "a, c"]
+    assert [(match.item, match.right) for match in gallery.rows[0].matches] == [
+        ("c", False), ("a", True), ("b", False)
+    ]  # fmt: skip
+    assert not any(match.right for match in gallery.rows[1].matches)
+    assert set(report.metrics) <= set(evaluator.finds)
 
 
 def test_data_of_other_classes_is_refused():

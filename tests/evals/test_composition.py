@@ -77,6 +77,7 @@ def independent():
 def test_who_reads_sentences_scores_one_throughout(split):
     report = probe(split)(reader(sentence, split))
     assert set(report.metrics) == {*BINARY, *WINOGROUND, *(f"kind_{kind}" for kind in NEGATIVES)}
+    assert set(report.metrics) == set(probe(split).finds)
     assert set(report.metrics.values()) == {1.0}
     assert report.pictures[0].rows == ()
 

@@ -12,7 +12,9 @@ from mmjax.evals.embedding_health import EmbeddingHealth
 def run(data, text_NE, **fields):
     evaluator = EmbeddingHealth(name="x", source=data.source(0, len(data.z_NE)), **fields)
     evaluator.prepare()
-    return evaluator(data.embed | {"text": lambda texts: text_NE[: len(texts)]}).metrics
+    found = evaluator(data.embed | {"text": lambda texts: text_NE[: len(texts)]}).metrics
+    assert set(found) == set(evaluator.finds)
+    return found
 
 
 @pytest.fixture(scope="module")

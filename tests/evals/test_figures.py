@@ -21,6 +21,17 @@ def test_the_confusion_matrix_shows_every_count_and_darkens_with_the_share_of_th
     assert "cat taken for &lt;b&gt;&amp;" in html
 
 
+def test_of_many_classes_those_that_are_confused_most_are_drawn():
+    counts_CC = np.diag(np.full(30, 9))
+    counts_CC[3, 7], counts_CC[28, 29] = 5, 4
+    names = tuple(f"class {c}" for c in range(30))
+    html = figures.confusion(Confusion("T", "note.", names, counts_CC))
+    assert "note. Of 30 classes the 20 that are confused most." in html
+    drawn = re.findall(r'<th scope="row" class="name">class (\d+)<', html)
+    assert drawn == [str(c) for c in (*range(18), 28, 29)]
+    assert 'title="class 28 taken for class 29">4<' in html
+
+
 def test_bars_of_the_reliability_diagram_reach_as_high_as_the_accuracy():
     # Bins of width 1/2: two answers of confidence 0.4, one right; six of 0.9, all right.
     probability_NC = np.array([[0.4, 0.3, 0.3]] * 2 + [[0.9, 0.1, 0.0]] * 6)

@@ -1,5 +1,7 @@
 """Logistic regression against scikit-learn's, and what must not change it."""
 
+import logging
+
 import numpy as np
 import pytest
 from points import table
@@ -17,7 +19,7 @@ def data():
 
 def of_scikit_learn(z_NE, label_N, l2, weight_N=None):
     count = len(z_NE) if weight_N is None else weight_N.sum()
-    model = LogisticRegression(C=1 / (l2 * count), max_iter=2_000, tol=1e-7)
+    model = LogisticRegression(C=1 / (l2 * count), max_iter=20_000, tol=1e-7)
     return model.fit(z_NE, label_N, sample_weight=weight_N)
 
 
@@ -32,6 +34,28 @@ def test_a_sweep_finds_the_classifiers_of_scikit_learn(data):
         np.testing.assert_allclose(ours_NC, theirs.predict_proba(data.z_NE[TRAIN:]), atol=2e-3)
         accuracy = np.mean(ours_NC.argmax(axis=1) == data.label_N[TRAIN:])
         assert abs(accuracy - theirs.score(data.z_NE[TRAIN:], data.label_N[TRAIN:])) <= 0.002
+
+
+def test_a_weak_regulariser_ends_at_the_optimum_though_directions_differ_in_spread(caplog):
+    # Spread as embeddings of a tower are: a hundred times from the first direction to the last.
+    points, spread_D = table(3, 3_000, noise=1.5), np.geomspace(1, 1e-2, 16)
+    x_ND, label_N, l2 = (points.z_NE * spread_D).astype(np.float32), points.label_N, 1e-6
+    with caplog.at_level(logging.WARNING, logger="mmjax"):
+        *_, ours = logistic.fit(x_ND[:1_000], label_N[:1_000], classes=5, l2=[1e-3, l2])
+    assert not caplog.records
+    theirs = of_scikit_learn(x_ND[:1_000].astype(float), label_N[:1_000], l2)
+    np.testing.assert_allclose(np.linalg.norm(ours.weight_DC), np.linalg.norm(theirs.coef_), rtol=0.02)
+    answer_N = ours(x_ND[1_000:]).argmax(axis=1)
+    accuracy = np.mean(answer_N == label_N[1_000:])
+    assert abs(accuracy - theirs.score(x_ND[1_000:], label_N[1_000:])) <= 0.002
+
+
+def test_a_fit_that_its_steps_end_is_warned_of(data, monkeypatch, caplog):
+    monkeypatch.setattr(logistic, "_STEPS", 3)
+    # Of a shape that no other test has compiled the fit for.
+    with caplog.at_level(logging.WARNING, logger="mmjax"):
+        logistic.fit(data.z_NE[:83], data.label_N[:83], classes=5, l2=[1e-3])
+    assert "no optimum in 3 steps with l2=0.001; the largest slope is" in caplog.text
 
 
 def test_examples_of_weight_zero_are_as_if_they_were_not_there(data):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmjax.evals import ranking
 from mmjax.evals.matched import Matched, reordered
 
 # Picture i shows the number i; texts 0..5 belong to them, and the picture 6 to text 0, too.
@@ -75,9 +76,31 @@ def test_a_wrong_pair_is_the_most_similar_text_of_another_id():
     assert asked[: 2 * len(IDS)] == [(i, i) for i in IDS] + [(i, (i - 1) % 6) for i in IDS]
 
 
-def test_only_the_first_candidates_are_reordered_and_ties_stay():
-    order_QC = np.array([[3, 1, 0, 2]])
-    assert reordered(order_QC, np.array([[0.1, 0.7, 0.1]])).tolist() == [[1, 3, 0, 2]]
+def test_candidates_are_in_the_order_of_their_probabilities_and_ties_stay():
+    assert reordered(np.array([[3, 1, 0]]), np.array([[0.1, 0.7, 0.1]])).tolist() == [[1, 3, 0]]
+
+
+def judged_by_sorting(judge, top):
+    """Recalls from picture to text after the first `top` texts of each are sorted once more."""
+    places = []
+    for own in IDS:
+        order = sorted(range(6), key=lambda j, own=own: (-float(np.eye(6)[own] @ Z["text"][j]), j))
+        first = sorted(order[:top], key=lambda j, own=own: -judge(own, j))
+        places.append(1 + (first + order[top:]).index(own))
+    return {f"itm_i2t_r{k}": np.mean([place <= k for place in places]) for k in (1, 5)}
+
+
+@pytest.mark.parametrize("top", [2, 3, 6])
+def test_recall_is_that_of_sorting_whatever_the_size_of_a_block(top, monkeypatch):
+    def judge(image, text):
+        return (7 * image + 3 * text) % 5 / 5
+
+    expected = judged_by_sorting(judge, top)
+    found = report(judge, top=top)
+    assert {name: found[name] for name in expected} == expected
+    monkeypatch.setattr(ranking, "_BLOCK", 1)
+    assert report(judge, top=top) == found
+    assert set(found) == set(Matched(name="x", source=Numbered(), top=top).finds)
 
 
 def test_what_cannot_be_judged_is_refused():

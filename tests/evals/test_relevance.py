@@ -57,7 +57,9 @@ def embed(places):
 
 
 def test_hiding_what_a_true_map_names_takes_the_caption_away():
-    found = Relevance(name="lamps", source=Lamps())(embed(0)).metrics
+    evaluator = Relevance(name="lamps", source=Lamps())
+    found = evaluator(embed(0)).metrics
+    assert set(found) == set(evaluator.finds)
     # Without the lamp all quarters are alike: (1, 1, 1, 1) / 2 against one of the axes.
     wanted = {"rel_cosine": 1.0, "rel_without_most": 0.5, "rel_without_least": 1.0}
     assert found == pytest.approx(wanted, abs=1e-3)

@@ -263,14 +263,29 @@ def test_pictures_drawn_from_numbers_are_well_formed_and_harmless():
     assert "script" not in {tag for tag, _ in shown.tags}
 
 
-def test_metrics_are_shown_in_words():
-    found = {"lp_acc1": 0.5, "fs_4_acc1": 0.25, "fs_4_std": 0.125, "zs_mpcr": 0.5, "knn_f1_macro": 0.1}
-    text = Page(page(reports={"probe": ("cats", Report(found))})).text
-    for words in (
-        "linear probe top-1", "4 of each class, top-1", "4 of each class, deviation",
-        "zero-shot mean class recall", "nearest neighbours f1 macro",
-    ):  # fmt: skip
-        assert words in text, words
+def test_only_shares_have_a_bar_and_small_numbers_keep_their_digits():
+    html = page(history=[], reports={"all": ("cats", Report({"lp_acc1": 0.5, "lp_l2": 1e-7}))})
+    found = re.findall(r'title="(\w+)">([^<]*)</th><td class="bar">(<i>)?.*?<b>([^<]*)</b>', html)
+    assert found == [
+        ("lp_acc1", "linear probe top-1", "<i>", "0.500"),
+        ("lp_l2", "linear probe regulariser", "", "1e-07"),
+    ]
+
+
+def test_tasks_of_a_finetune_have_curves_of_their_own():
+    def history(*tasks):
+        return [
+            {"step": step, "train/loss": 1.0 / step}
+            | {f"train/{task}/accuracy": 0.25 * step for task in tasks}
+            | {f"train/{task}/loss": 1.0 / step / len(tasks) for task in tasks}
+            for step in (1, 2)
+        ]
+
+    one, two = (Page(page(history=history(*tasks))).text for tasks in (("breed",), ("breed", "age")))
+    assert re.search(r"Accuracy on batches of training\s+0\.25 → 0\.5\s", one)
+    assert "Parts of the loss" not in one  # of one task it is the loss
+    assert re.search(r"Accuracy on batches of training\s+breed\s+0\.25 → 0\.5\s+age", two)
+    assert re.search(r"Parts of the loss\s+breed\s+0\.5 → 0\.25\s+age", two)
 
 
 def test_a_run_without_steps_or_evaluations_still_gets_its_page():

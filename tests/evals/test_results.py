@@ -10,8 +10,8 @@ import unittest.mock
 import numpy as np
 import pytest
 
-from mmjax.evals import Report
-from mmjax.evals.results import record
+from mmjax.evals import Confusion, Report
+from mmjax.evals.results import confusion, record
 from mmjax.evals.retrieval import Retrieval
 
 RETRIEVAL = {"i2t_r1": 0.5, "i2t_r10": 0.75, "t2i_r1": 0.25, "i2t_medr": 2.0, "i2t_r1_chance": 0.1}
@@ -34,6 +34,10 @@ def test_metrics_have_the_names_of_clip_benchmark_where_it_has_them():
     found = record("x", "cats", Report({"lp_acc1": 0.5, "lp_mpcr": 0.25}), model="run", pretrained="step_3")
     assert found["task"] == "linear_probe"
     assert found["metrics"] == {"lp_acc1": 0.5, "lp_mean_per_class_recall": 0.25}
+    of_finetune = {"cls_acc1": 0.5, "cls_acc5": 0.75, "cls_mpcr": 0.25, "cls_ece": 0.1}
+    found = record("test", "cats", Report(of_finetune), model="run", pretrained="step_3")
+    assert found["task"] == "finetuned_classification"
+    assert found["metrics"] == {"acc1": 0.5, "acc5": 0.75, "mean_per_class_recall": 0.25, "cls_ece": 0.1}
     assert record("mine", "cats", Report({"a": 1.0}), model="run", pretrained="step_3")["task"] == "mine"
 
 
@@ -53,8 +57,12 @@ def test_the_table_builder_of_clip_benchmark_reads_the_files(tmp_path, monkeypat
     for label, metrics in (("one", RETRIEVAL), ("two", ZERO_SHOT)):
         found = record(label, "cats", Report(metrics), model="run", pretrained="step_3")
         (tmp_path / f"{label}.json").write_text(json.dumps(found))
+    matrix = Confusion("Matrix", "", ("cat", "dog"), np.eye(2, dtype=int))
+    (tmp_path / "one_confusion.csv").write_text(confusion(matrix))  # which is none of its business
     table = tmp_path / "table.csv"
-    cli.main_build(types.SimpleNamespace(files=[str(tmp_path)], output=str(table)))
+    # As docs/evaluation.md has it, through its own parser.
+    monkeypatch.setattr(sys, "argv", ["clip_benchmark", "build", str(tmp_path), f"--output={table}"])
+    cli.main()
     with table.open() as file:
         rows = {row["task"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"zeroshot_retrieval", "zeroshot_classification"}

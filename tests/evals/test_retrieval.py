@@ -11,10 +11,10 @@ from mmjax.evals.retrieval import Retrieval
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Example i shows `ids[i]`: its picture is filled with i, its captions are `texts[i]`."""
+    """Example i shows `ids[i]`: its picture is filled with i, its captions are `captions[i]`."""
 
     ids: tuple[int, ...]
-    texts: tuple[tuple[str, ...], ...]
+    captions: tuple[tuple[str, ...], ...]
     reads: list[int] = dataclasses.field(default_factory=list)
     names = {}
     licence = ""
@@ -28,7 +28,7 @@ class Pairs:
     def __getitem__(self, index):
         self.reads.append(index)
         image = np.full((4, 4, 3), index, np.uint8)
-        return {"image": image, "text": self.texts[index], "id": self.ids[index]}
+        return {"image": image, "text": self.captions[index], "id": self.ids[index]}
 
 
 def numbered(count):
@@ -55,7 +55,9 @@ def unit_rows(seed, count, width):
 def run(embed, source, **fields):
     evaluator = Retrieval(name="pairs", source=source, **fields)
     evaluator.prepare()
-    return evaluator(embed)
+    report = evaluator(embed)
+    assert set(report.metrics) == set(evaluator.finds)
+    return report
 
 
 def gallery(report, title):

@@ -114,6 +114,45 @@ def test_pictures_that_stay_as_they_are_are_embedded_once():
     assert image.seen == 5 + 5 + 4 * 5
 
 
+@dataclasses.dataclass(frozen=True)
+class Learning(Mean):
+    """Learns the mean of its training pictures, and finds how far its own lie from it."""
+
+    finds: ClassVar[tuple[str, ...]] = ("distance",)
+
+    def fit(self, embed):
+        learned = float(embed["image"](Pictures(self.train, np.arange(5))).mean())
+        return lambda embed: Report(
+            {"distance": abs(learned - float(embed["image"](Pictures(self.source, np.arange(5))).mean()))}
+        )
+
+    def __call__(self, embed):
+        return self.fit(embed)(embed)
+
+
+def test_what_is_learned_is_learned_once_of_pictures_as_they_are():
+    fits, each = [], dict(metrics=("distance",), corruptions=("noise", "blur"), severities=(4,))
+
+    class Counting(Learning):
+        def fit(self, embed):
+            fits.append(embed)
+            return super().fit(embed)
+
+    found = Robustness(evaluator=Counting(), **each)({"image": Embed()}).metrics
+    assert len(fits) == 1
+    means = Robustness(evaluator=Mean(), **each | {"metrics": ("test", "train")})({"image": Embed()}).metrics
+    assert found["distance_clean"] == abs(means["train_clean"] - means["test_clean"])
+    for name in ("noise", "blur"):
+        assert found[f"distance_{name}"] == pytest.approx(abs(means["train_clean"] - means[f"test_{name}"]))
+
+
+def test_a_metric_that_the_evaluator_does_not_find_is_refused_when_the_config_is_built():
+    with pytest.raises(ValueError, match="noise: no metric 'distances'; use one of distance"):
+        Robustness(evaluator=Learning(), metrics=("distances",))
+    robust = Robustness(evaluator=Learning(), metrics=("distance",), corruptions=("jpeg",))
+    assert set(robust({"image": Embed()}).metrics) == set(robust.finds)
+
+
 def test_curves_hold_every_severity_and_the_gallery_every_corruption():
     run = Robustness(evaluator=Mean(), metrics=("test",), corruptions=("contrast",), severities=(5, 1))
     curve, gallery = run({"image": Embed()}).pictures

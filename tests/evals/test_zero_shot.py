@@ -53,7 +53,9 @@ def name_row(text):
 def run(embed, source, **fields):
     evaluator = ZeroShot(name="animals", source=source, **fields)
     evaluator.prepare()
-    return evaluator(embed)
+    report = evaluator(embed)
+    assert set(evaluator.finds) - {"zs_ece"} <= set(report.metrics) <= set(evaluator.finds)
+    return report
 
 
 ALL = Labelled((), ANIMALS)

@@ -4,15 +4,18 @@ import dataclasses
 
 import numpy as np
 
+from mmjax.data import BadExample
 from mmjax.evals.few_shot import FewShot
 from mmjax.evals.linear_probe import LinearProbe
 from mmjax.evals.nearest import KNearest
 from mmjax.evaluation import Evaluate
 
+_DAMAGED = 20
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shades:
-    """Noisy gray pictures; a class is how bright they are."""
+    """Noisy gray pictures; a class is how bright they are. One cannot be decoded, its class is known."""
 
     first: int
     size: int
@@ -29,9 +32,13 @@ class Shades:
         return self.size
 
     def __getitem__(self, index: int) -> dict:
+        if index == _DAMAGED:
+            raise BadExample("undecodable", f"picture {index}")
         noise = np.random.default_rng(self.first + index).integers(0, 100, (8, 8, 3))
-        image = (noise + 70 * (index % 3)).astype(np.uint8)
-        return {"image": image, "text": (self.names[index % 3],), "id": index % 3}
+        return {"image": (noise + 70 * (index % 3)).astype(np.uint8), **self.texts(index)}
+
+    def texts(self, index: int) -> dict:
+        return {"text": (self.names[index % 3],), "id": index % 3}
 
 
 def get_config() -> Evaluate:

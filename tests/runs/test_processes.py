@@ -81,6 +81,7 @@ def test_probes_of_two_processes_find_what_those_of_one_do(uninterrupted, tmp_pa
     processes = start_pair(pair, probing, "--eval_only")
     assert here(probing, alone, "--eval_only") == 0
     assert [exit_code(process) for process in processes] == [0, 0], printed(pair)
+    assert "shades: 1 of 37 examples are left out: picture 20 could not be read" in printed(pair)
     ((_, found),), ((_, expected),) = (learned(w / f"eval_{small.STEPS}") for w in (pair, alone))
     assert found.keys() == expected.keys() and {"val/shades/lp_acc1", "val/shades/knn_acc1"} <= found.keys()
     # Sums over eight devices are made in another order.
