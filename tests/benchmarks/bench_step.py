@@ -129,7 +129,7 @@ def open_clip_step(size: ClipSize, dtype: str, fused: bool):
     import torch  # noqa: TID251
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    _let_torchvision_import(torch)
+    let_torchvision_import(torch)
     import open_clip
 
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def open_clip_step(size: ClipSize, dtype: str, fused: bool):
     return step, sum(p.numel() for p in model.parameters())
 
 
-def _let_torchvision_import(torch):
+def let_torchvision_import(torch):
     """open_clip imports torchvision, whose wheel for CUDA wants two operators that torch for CPUs lacks."""
     try:
         import torchvision  # noqa: F401
@@ -181,7 +181,7 @@ def _let_torchvision_import(torch):
         library = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _let_torchvision_import.keeps = library  # its operators go when it does
+        let_torchvision_import.keeps = library  # its operators go when it does
 
 
 STEPS = {

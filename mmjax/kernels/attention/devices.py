@@ -28,6 +28,12 @@ def cuda_capability() -> float | None:
     return float(capability) if re.fullmatch(r"\d+\.\d+", capability) else None
 
 
+def compiled_for() -> str:
+    """The kind of device that is compiled for: of the mesh, where there is one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.devices()[0].device_kind if device is None else device.device_kind
+
+
 @functools.cache
 def compilable() -> frozenset[Platform]:
     """Platforms that programs of this machine may be for.

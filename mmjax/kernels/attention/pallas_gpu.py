@@ -4,8 +4,6 @@ Every tensor is read once and written once, packed as the projections emit it, o
 leave a multiprocessor. Kernels: `pallas_gpu_forward.py`, `pallas_gpu_backward.py`; letters as there.
 """
 
-from typing import NamedTuple
-
 import einops
 import jax
 import jax.numpy as jnp
@@ -13,19 +11,13 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from mmjax.kernels.attention import devices, pallas_gpu_backward, pallas_gpu_backward_wide, pallas_gpu_forward
 from mmjax.kernels.attention.case import Arrays, Case
-from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
+from mmjax.kernels.attention.pallas_gpu_splits import Warpgroups, choose, is_wide
+from mmjax.kernels.attention.pallas_gpu_tiles import Block
 
 SINCE = (0, 11, 2)  # the JAX whose Mosaic GPU these kernels are written for
 HOPPER = 9.0
 LONGEST = 256  # a row of scores in registers
 WIDEST = 128
-
-
-class Warpgroups(NamedTuple):
-    """Of 128 threads each, in a thread block of either kernel."""
-
-    forward: int
-    backward: int
 
 
 def refusal(case: Case) -> str | None:
@@ -51,29 +43,6 @@ def refusal(case: Case) -> str | None:
     return None
 
 
-def splits(case: Case) -> tuple[list[int], list[int]]:
-    """Warpgroups that a thread block of the forward and of the backward kernel may have."""
-    steps = -(-case.keys // T)
-    if _is_wide(case):
-        return [1, 2], [1, 2]
-    # dK and dV leave room in the registers for this many columns of tiles of keys.
-    owned = 128 // (-(-case.width // 64) * 64)
-    whole = (count for count in (1, 2, 3) if steps % count == 0)
-    forwards, backwards = [1, 2][:steps], [count for count in whole if steps // count <= owned]
-    return forwards, backwards
-
-
-def choose(case: Case) -> Warpgroups:
-    """How a case is split. By rule: no GPU was at hand; `bench_attention.py sweep` measures all splits.
-
-    Forward, one warpgroup where another thread block fits on the same multiprocessor, whose copies then run
-    while this one computes. Else, and backward, as many as there may be.
-    """
-    forwards, backwards = splits(case)
-    operands = 3 * -(-case.keys // T) * T * case.width * 2  # bytes
-    return Warpgroups(forwards[0] if operands < 110_000 else forwards[-1], backwards[-1])
-
-
 def forward(case: Case, arrays: Arrays, *, interpret: bool, split: Warpgroups | None = None):
     """The output, and the shift of every row of scores, [B, N, R]."""
     block = Block(case, (split or choose(case)).forward, _interpreter(interpret))
@@ -96,21 +65,16 @@ def backward(
     block = Block(case, (split or choose(case)).backward, _interpreter(interpret), **_panels(case))
     segments_BS = _whole_tiles(block, arrays.segments_BS)
     q_BSNK, k_BSNK, v_BSNK, o_BSNK, do_BSNK = _apart(case, *arrays[:3], y_BSX, gradient_BSX)
-    kernel = pallas_gpu_backward_wide if _is_wide(case) else pallas_gpu_backward
+    kernel = pallas_gpu_backward_wide if is_wide(case) else pallas_gpu_backward
     gradients = kernel.backward(
         block, q_BSNK, k_BSNK, v_BSNK, arrays.lengths_B, segments_BS, o_BSNK, shift_BNR, do_BSNK
     )
     return Arrays(*(einops.rearrange(x, "b s n k -> b s (n k)") for x in gradients))
 
 
-def _is_wide(case):
-    """Whether dK and dV do not fit the registers of one thread block, beside what makes them."""
-    return case.width > 64 and case.keys > LONGEST // 2
-
-
 def _panels(case):
     # Where dS is a factor in shared memory, the other one wants its swizzle, which is that of 64 columns.
-    return {} if _is_wide(case) else dict(sizes=(64,))
+    return {} if is_wide(case) else dict(sizes=(64,))
 
 
 def _apart(case, *arrays):

@@ -4,6 +4,8 @@ That they compile for a GPU is for test_gpu_aot.py. The interpreter has a thread
 seconds for a head, so here are few examples; `-m slow` has more.
 """
 
+import dataclasses
+
 import attending
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ import pytest
 from attending import RESULTS, Example
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention import devices, pallas_gpu
+from mmjax.kernels.attention import devices, pallas_gpu, pallas_gpu_splits
 from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
 
@@ -98,12 +100,38 @@ def test_panels_cover_a_head_and_none_lies_beyond_it(width, sizes):
 @pytest.mark.parametrize("length", (1, 64, 65, 128, 129, 192, 193, 256))
 def test_a_split_gives_every_warpgroup_as_many_tiles_of_keys_as_its_registers_hold(length, width):
     sizes = case(queries=length, keys=length, width=width)
-    forwards, backwards = pallas_gpu.splits(sizes)
+    forwards, backwards = pallas_gpu_splits.splits(sizes)
     assert forwards and backwards
-    assert pallas_gpu.choose(sizes) in [(x, y) for x in forwards for y in backwards]
+    assert pallas_gpu_splits.rule(sizes) in [(x, y) for x in forwards for y in backwards]
     if width <= 64 or length <= 128:  # else dK and dV have a sweep of their own, a tile at a time
         tiles, columns = -(-length // T), 64 if width <= 64 else 128
         assert all(tiles % count == 0 and tiles // count * columns <= 128 for count in backwards)
+
+
+def test_a_measured_split_is_taken_where_the_table_has_the_case(monkeypatch, tmp_path):
+    monkeypatch.setattr(pallas_gpu_splits, "TABLE", tmp_path / "table.json")
+    pallas_gpu_splits.TABLE.write_text('{"rows": []}')
+    sizes = case(queries=197, keys=197)
+    key = dict(device="H", dtype="bfloat16", positions=197, width=64)
+    rows = [key | dict(masks="", forward=2, backward=1), key | dict(masks="causal", forward=1, backward=1)]
+    try:
+        pallas_gpu_splits.store(rows)
+        pallas_gpu_splits.store([rows[0] | dict(backward=4)])  # measured again
+        # Of masks that were not measured that of none.
+        for fields, split in ((dict(), (2, 4)), (dict(causal=True), (1, 1)), (dict(lengths=True), (2, 4))):
+            assert pallas_gpu_splits.choose(dataclasses.replace(sizes, **fields), "H") == split
+        for other, device in ((sizes, "another"), (dataclasses.replace(sizes, width=72), "H")):
+            assert pallas_gpu_splits.choose(other, device) == pallas_gpu_splits.rule(other)
+        assert len(pallas_gpu_splits.rows()) == 2
+    finally:
+        pallas_gpu_splits._table.cache_clear()
+
+
+def test_every_row_of_the_table_is_a_split_that_there_is():
+    for row in pallas_gpu_splits.rows():
+        sizes = case(queries=row["positions"], keys=row["positions"], width=row["width"])
+        forwards, backwards = pallas_gpu_splits.splits(sizes)
+        assert row["forward"] in forwards and row["backward"] in backwards and row["made"]
 
 
 @needs_interpreter
@@ -141,7 +169,7 @@ def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
     example = Example(dtype="bfloat16", heads=1, length=length, width=width, lengths=True)
     q, k, v, gradient = (jnp.asarray(x) for x in example.poisoned)
     arrays = Arrays(q, k, v, lengths_B=jnp.asarray(example.options["lengths"]))
-    split = pallas_gpu.Warpgroups(forward=2, backward=2)
+    split = pallas_gpu_splits.Warpgroups(forward=2, backward=2)
     sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, lengths=True)
     how = dict(interpret=True, split=split)
     output, kept = pallas_gpu.forward(sizes, arrays, **how)
