@@ -81,6 +81,17 @@ def test_it_goes_on_after_its_last_checkpoint_bit_for_bit(album, spec, photos):
     assert last_arrays(album) == before and lines(album)[-1] == written
 
 
+def test_the_end_of_its_line_is_itself_and_so_is_the_mean_of_both(album, tmp_path):
+    wise, soup = tmp_path / "wise", tmp_path / "soup"
+    assert here(f"{ROOT}/configs/finetune_wise.py:tuned={album},keep=1.0", wise, "alphas=(1.0,)") == 0
+    assert here(f"{ROOT}/configs/finetune_soup.py:of={album}+{wise}", soup) == 0
+    assert all(equal(mmjax.load(run).params, mmjax.load(album).params) for run in (wise, soup))
+    (line,) = lines(wise)
+    assert line["step"] == 100
+    for way in ("i2t_r1", "t2i_r1"):
+        assert line[f"val/photos_val/{way}"] == lines(album)[-1][f"val/photos_val/{way}"]
+
+
 def test_another_size_and_objective_begin_with_what_fits(spec, album, photos, tmp_path, capsys):
     """From a finetune; a part of the towers is all that is kept, and the rest is read where it came from."""
     cfg = config.override(config.load(spec("loss=sigmoid", init_from=album)).with_data(photos), SHORT)
