@@ -271,6 +271,8 @@ def test_pictures_without_classes_are_refused(spec, tmp_path, capsys):
     assert "0 named classes, wanted two or more; give each class a folder" in line
 
 
-def test_a_tower_that_the_checkpoint_lacks_is_refused(spec, tuned, tmp_path, capsys):
-    line = refusal(capsys, spec("towers=text", "mixup=0.0", init_from=tuned), tmp_path / "run")
+@pytest.mark.parametrize("asks", [("towers=text", "mixup=0.0"), ("head=prompted",)], ids=str)
+def test_a_tower_that_the_checkpoint_lacks_is_refused(asks, spec, tuned, tmp_path, capsys):
+    line = refusal(capsys, spec(*asks, init_from=tuned), tmp_path / "run")
     assert f"{tuned} has no tower for 'text', only for image; ask for one of these" in line
+    assert not (tmp_path / "run").exists()
