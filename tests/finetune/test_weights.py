@@ -20,6 +20,7 @@ from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.classify import first_model
 from mmjax.finetune.context import Prompts
 from mmjax.finetune.contrast_setup import set_up
+from mmjax.finetune.pruned import Pruned
 from mmjax.finetune.tune import Extend, Lora, Part
 from mmjax.objectives.distilled import DistilledInfoNCE
 from mmjax.optim import Optim
@@ -68,6 +69,7 @@ CLASSIFY = {
     "full": (dict(), "^image/"),
     "a part": (dict(towers={"image": Backbone(tune=Part(pattern="bias$"))}), "^image/"),
     "low rank": (dict(towers={"image": Backbone(tune=Lora(pattern="kernel$", rank=1))}), "^image/"),
+    "a pruned tower": (dict(towers={"image": Backbone(tune=Pruned(over_steps=1))}), "^image/"),
     "a border": (dict(towers={"image": Backbone(tune=Extend(extras=(Border(width=1),)))}), "^image/"),
     "a probe": (
         dict(towers={"image": Backbone(tune=Part())}, task=dict(head=heads.Linear(normalise=True))),
@@ -115,6 +117,7 @@ def started(cfg):
 
 CONTRAST = {
     "all": (dict(), "."),
+    "a locked tower": (dict(towers={"image": Backbone(tune=Part()), "text": Backbone()}), "."),
     "a new text tower": (dict(towers={"image": Backbone(), "text": NEW["text"]}), "^(image|objective)/"),
 }
 
@@ -151,13 +154,21 @@ def test_of_two_heads_the_one_that_is_kept_is_read(keep, pattern, tuned):
     assert_is_read(pattern, params, lambda: begun(classify(workdir, mesh=MESH, task=task)))
 
 
-def test_a_finished_finetune_of_a_part_is_loaded_with_the_tower_it_began_with(run, tmp_path):
+PARTS = {
+    "low rank": (dict(towers={"image": Backbone(tune=Lora(pattern="head/kernel$", rank=1))}), "^image/"),
+    "a part": (dict(towers={"image": Backbone(tune=Part(pattern="bias$"))}), "^image/.*(?<!bias)$"),
+    "prompts": CLASSIFY["prompts"],
+}
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_finished_finetune_of_a_part_is_loaded_with_what_it_began_with(case, run, tmp_path):
     workdir, average = run
-    cfg = classify(workdir, towers={"image": Backbone(tune=Lora(pattern="head/kernel$", rank=1))})
-    lora = finetuned(tmp_path / "lora", cfg)
+    fields, pattern = PARTS[case]
+    part = finetuned(tmp_path / "part", classify(workdir, **fields))
 
     def loaded():
-        model = mmjax.load(lora)
+        model = mmjax.load(part)
         return model.network.params(model.params, model.fixed)
 
-    assert_is_read("^image/", average, loaded)
+    assert_is_read(pattern, average, loaded)
