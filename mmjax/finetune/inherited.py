@@ -53,9 +53,10 @@ def of_checkpoint(name: str, tower: Backbone, base: Base) -> Backbone:
     Raises:
         ValueError: the checkpoint has no such tower, or only a part of it, or reads other rows of ids.
     """
-    module = tower.tune.module(tower.module or base.tower(name))
+    there = base.tower(name)
     if tower.adapt.fresh != NEW.fresh:
         base.check_whole(name)
+    module = tower.tune.module(tower.module or there)
     tokenizer = _tokenizer(tower.tokenizer, base.config.tokenizer) if name == "text" else None
     return dataclasses.replace(tower, module=module, tokenizer=tokenizer)
 
