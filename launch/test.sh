@@ -7,4 +7,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/setup.sh
 setup test
-exec "$python" -m pytest --numprocesses="${TEST_PROCESSES:-2}" "$@"
+# Work is stolen in whole stretches, so that what the tests of a file share is rarely made twice.
+exec "$python" -m pytest --numprocesses="${TEST_PROCESSES:-2}" --dist=worksteal "$@"

@@ -13,7 +13,8 @@ from mmjax.objectives.infonce import InfoNCE
 from mmjax.objectives.sigmoid import Sigmoid
 from mmjax.optim import Optim
 
-MESHES = [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)]
+# On the slow one test_memory takes steps, too.
+MESHES = [(8, 1, 1), pytest.param((2, 4, 1), marks=pytest.mark.slow), (2, 2, 2), (1, 1, 8)]
 OBJECTIVES = {"infonce": InfoNCE(initial_scale=10.0), "sigmoid": Sigmoid()}
 
 

@@ -64,8 +64,15 @@ def test_the_loss_is_the_weighted_sum_over_pairs_of_those_examples_that_have_bot
     np.testing.assert_allclose(found.metrics["positive"], similarity, rtol=1e-4)
 
 
-@pytest.mark.parametrize("objective", [InfoNCE, Sigmoid])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(
+    ("objective", "accumulate"),
+    [
+        (InfoNCE, 2),
+        (Sigmoid, 1),
+        pytest.param(InfoNCE, 1, marks=pytest.mark.slow),
+        pytest.param(Sigmoid, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_what_stands_in_for_something_missing_changes_nothing_and_learns_nothing(objective, accumulate):
     cfg = threefold.config(
         hard_texts=2, objective=objective(initial_scale=10.0, views=VIEWS), accumulate=accumulate

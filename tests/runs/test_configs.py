@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from commands import ROOT, exit_code, here, lines, start
+from commands import ROOT, devices, exit_code, here, lines, start
 
 from configs import lit_b16
 from mmjax import config
@@ -69,7 +69,7 @@ def test_a_config_takes_a_step(name, tmp_path):
     workdir = tmp_path / "run"
     one_step = f"{ROOT}/tests/runs/one_step.py:name={name}"
     # One device: for eight these towers compile twice as long.
-    process = start(one_step, workdir, env={"XLA_FLAGS": ""})
+    process = start(one_step, workdir, env=devices(1))
     assert exit_code(process) == 0, pathlib.Path(f"{workdir}.out").read_text()
     (line,) = lines(workdir)
     assert line["step"] == 1 and math.isfinite(line["train/loss"]) and line["train/grad_norm"] > 0
