@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_gpu.py --out=gpu.md --torch-python=/path/to/python
 
 First every split of the Hopper kernels, from which their table is made, then a train step of CLIP ViT-B/16
-beside open_clip, then attention in all shapes. What one of them fails at does not keep the others from running.
-On a CPU, to see that it runs: `--tiny`, which leaves the splits out.
+beside open_clip, then attention in all shapes. What one of them fails at does not keep the others from
+running. On a CPU, to see that it runs: `--tiny`, which leaves the splits out.
 """
 
 import argparse

@@ -11,6 +11,7 @@ Platform = Literal["tpu", "cuda"]  # those with kernels of their own, by the nam
 
 # Modules without which nothing can be compiled for a platform.
 _COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}
+_KINDS = {"tpu": "TPU", "cuda": "NVIDIA"}  # as kinds of devices begin
 
 
 def is_here(platform: Platform) -> bool:
@@ -26,6 +27,14 @@ def cuda_capability() -> float | None:
     # Of AMD's GPUs it is a word.
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     return float(capability) if re.fullmatch(r"\d+\.\d+", capability) else None
+
+
+def is_target(platform: Platform) -> bool:
+    """Whether programs are for the platform: for devices of the mesh, where they are known, else for those of
+    this machine."""
+    if jax.sharding.get_abstract_mesh().abstract_device is None:
+        return is_here(platform)
+    return compiled_for().startswith(_KINDS[platform])
 
 
 def compiled_for() -> str:

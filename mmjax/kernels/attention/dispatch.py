@@ -88,7 +88,7 @@ def _plan(implementation, case: Case, mesh: AbstractMesh) -> _Plan:
         # A kernel that is asked for is compiled where it is at home, and interpreted elsewhere.
         if platform is None or platform in devices.compilable():
             branches.append(_Branch(platform, name))
-        if platform is not None and implementation.startswith("pallas") and not devices.is_here(platform):
+        if platform is not None and implementation.startswith("pallas") and not devices.is_target(platform):
             _warn(name, platform)
             branches.append(_Branch(None, name, interpret=True))
     spread_over = mesh if sharding.devices(mesh, sharding.free_axes(mesh)) > 1 else None
