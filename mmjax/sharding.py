@@ -90,6 +90,18 @@ def free_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     return tuple(name for name, kind in kinds if kind != AxisType.Manual)
 
 
+def explicit_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Mesh axes along which arrays lie as their types say, not as the compiler sees fit."""
+    kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in kinds if kind == AxisType.Explicit)
+
+
+def unknown_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Free mesh axes of several devices whose names no rule knows, so that nothing is split over them."""
+    known = {name for rule in _AXES.values() for name in ((rule,) if isinstance(rule, str) else rule)}
+    return tuple(a for a in free_axes(mesh) if a not in known and mesh.shape[a] > 1)
+
+
 def split(mesh: Mesh | AbstractMesh, axis: str, count: int) -> tuple[str, ...]:
     """Free mesh axes that a logical axis of `count` entries is split over; none where it does not divide."""
     rule = _AXES[axis]

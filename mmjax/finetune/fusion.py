@@ -154,9 +154,6 @@ class CrossBlock(nn.Module):
 
         own = Attention(heads=self.heads, name="attention")
         x_BSD = branch(x_BSD, own(norm("attention", x_BSD), lengths_B=lengths_B))
-        if context_lengths_B is not None and context_BTD.shape[1] == x_BSD.shape[1]:
-            # As many keys as queries are taken for the same positions, and their padding for that of both.
-            context_BTD = jnp.pad(context_BTD, ((0, 0), (0, 1), (0, 0)))
         cross = Attention(heads=self.heads, name="cross")
         y_BSD = cross(norm("cross", x_BSD), context_BTD=context_BTD, lengths_B=context_lengths_B)
         x_BSD = branch(x_BSD, y_BSD)

@@ -58,9 +58,10 @@ class Attention(nn.Module):
         Args:
             segments_BS, lengths_B: who sees whom, as `Encoder` has it; lengths are those of the context.
             angles_BSP: rotary angles of queries and keys (`positions.rope2d`); None rotates nothing.
-            context_BTD: what is attended to.
+            context_BTD: what is attended to, another sequence than `x_BSD`; None: `x_BSD` itself.
         """
         checking.at_least(1, heads=self.heads, head_width=self.head_width, out=self.out)
+        cross = context_BTD is not None
         context_BTD = x_BSD if context_BTD is None else context_BTD
         shape = (self.heads, self.head_width or per_head(x_BSD.shape[-1], self.heads))
 
@@ -75,6 +76,7 @@ class Attention(nn.Module):
             angles=angles_BSP,
             lengths=lengths_B,
             segment_ids=segments_BS,
+            cross=cross,
         )
         return Dense(self.out or x_BSD.shape[-1], inputs=shape, dtype=self.dtype, name="out")(y_BSX)
 
@@ -206,7 +208,9 @@ class Encoder(nn.Module):
     qk_norm: bool = False  # normalises queries and keys
     # Where a learned factor of each branch starts (LayerScale, Touvron et al. 2021, arXiv:2103.17239).
     layer_scale: float | None = None
-    attention: Implementation = "auto"  # which kernel; "auto" takes the best for the device
+    # Which kernel the layers have; "auto" takes the best for the device. Pools of one query choose for
+    # themselves: XLA's, which alone serves them.
+    attention: Implementation = "auto"
     remat: Remat = "none"
     scan: bool = True
     dtype: Dtype = "float32"

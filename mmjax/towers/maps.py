@@ -87,8 +87,8 @@ class _Opened:
             return next_function(self._tokens + nudge, *others, **kwargs)
         return next_function(*args, **kwargs)
 
-    def _mix(self, heads, query_BSX, key_BTX, value_BTX, *, qk_norm=None, angles=None, **masks):
-        """Attention of positions that all see each other, as those of pictures do."""
+    def _mix(self, heads, query_BSX, key_BTX, value_BTX, *, qk_norm=None, angles=None, cross=False, **masks):
+        """Attention of positions that all see each other, as those of pictures do; so does a pool's query."""
         assert all(mask is None for mask in masks.values())
         by_head = (
             einops.rearrange(x, "b s (n k) -> b s n k", n=heads) for x in (query_BSX, key_BTX, value_BTX)

@@ -41,13 +41,15 @@ def attention(
     causal: bool = False,
     qk_norm=None,
     angles=None,
+    cross: bool = False,
     scale: float | None = None,
     implementation: Implementation = "auto",
 ):
     """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, eq. 1) of heads side by side.
 
-    As many queries as keys are the same positions, and masks are then of both. A query that is padding, or
-    that sees no key, gives zeros and has no gradient; what padding holds, NaN included, changes nothing.
+    As many queries as keys are the same positions unless `cross`, and masks are then of both. A query that is
+    padding, or that sees no key, gives zeros and has no gradient; what padding holds, NaN included, changes
+    nothing. On a mesh of several devices it wants `jax.set_mesh` around it.
 
     Args:
         q: [B, S, X], as a projection emits it: the first head, then the second, and so on.
@@ -61,6 +63,8 @@ def attention(
         angles: [B or 1, S, P]. Neighbours in a head's queries and keys, normalised before, are turned as
             points of the plane (Su et al. 2021, arXiv:2104.09864). Constants: they get no gradient. Of as
             many queries as keys.
+        cross: keys are of another sequence than queries, even where they are as many: masks are of keys
+            alone.
         scale: of the scores; None: 1 / sqrt(head width).
         implementation: "auto" takes for the device that this is compiled for the one that serves best
             (`choice.py`), and logs it once for every case. A Pallas kernel that is asked for elsewhere than
@@ -74,9 +78,11 @@ def attention(
         NotImplementedError: the implementation asked for cannot serve this; says which one can.
     """
     _check_arrays(q, k, v, num_heads)
-    _check_masks(q, k, kv_len, lengths, segment_ids, causal)
+    _check_masks(q, k, kv_len, lengths, segment_ids)
     width = q.shape[2] // num_heads
-    _check_options(q, k, width, qk_norm, angles)
+    _check_options(q, width, qk_norm, angles)
+    _check_order(q, k, cross, causal=causal, segment_ids=segment_ids is not None, angles=angles is not None)
+    kv_len = None if kv_len == k.shape[1] else kv_len
     case = Case(
         batch=q.shape[0],
         queries=q.shape[1],
@@ -84,7 +90,9 @@ def attention(
         heads=num_heads,
         width=width,
         dtype=jnp.dtype(q.dtype),
-        kv_len=None if kv_len == k.shape[1] else kv_len,
+        # Without a mask it is all the same, and kernels serve it.
+        cross=cross and q.shape[1] == k.shape[1] and (kv_len is not None or lengths is not None),
+        kv_len=kv_len,
         lengths=lengths is not None,
         segments=segment_ids is not None,
         causal=causal,
@@ -116,29 +124,33 @@ def _check_arrays(q, k, v, num_heads):
         raise ValueError(f"{q.shape[2]} features do not divide over num_heads={num_heads}")
 
 
-def _check_masks(q, k, kv_len, lengths, segment_ids, causal):
+def _check_masks(q, k, kv_len, lengths, segment_ids):
     (batch, queries, _), keys = q.shape, k.shape[1]
     if kv_len is not None and not 1 <= kv_len <= keys:
         raise ValueError(f"kv_len={kv_len} is not in 1 ... {keys}, the number of keys")
     for name, x, shape in (("lengths", lengths, (batch,)), ("segment_ids", segment_ids, (batch, queries))):
         if x is not None and (x.shape != shape or jnp.issubdtype(x.dtype, jnp.inexact)):
             raise ValueError(f"{name} are integers of shape {shape}, got {x.dtype} of shape {x.shape}")
-    if queries != keys and (causal or segment_ids is not None):
-        raise ValueError(
-            f"causal and segment_ids need as many queries as keys, got {queries} and {keys}; mask by lengths"
-        )
 
 
-def _check_options(q, k, width, qk_norm, angles):
+def _check_options(q, width, qk_norm, angles):
     if qk_norm is not None and [gain.shape for gain in qk_norm] != [(width,)] * 2:
         raise ValueError(f"qk_norm has two gains of shape ({width},), got {[x.shape for x in qk_norm]}")
     if angles is None:
         return
-    (batch, queries, _), keys = q.shape, k.shape[1]
+    batch, queries, _ = q.shape
     if width % 2 or angles.shape not in [(1, queries, width // 2), (batch, queries, width // 2)]:
         raise ValueError(
             f"angles are one for every two of {width} features, [{batch} or 1, {queries}, {width // 2}], got "
             f"{angles.shape}"
         )
-    if queries != keys:
-        raise ValueError(f"angles need as many queries as keys, got {queries} and {keys}; turn them before")
+
+
+def _check_order(q, k, cross, **options):
+    """Options that compare places of queries with those of keys."""
+    given = [name for name, on in options.items() if on]
+    if given and (cross or q.shape[1] != k.shape[1]):
+        raise ValueError(
+            f"{' and '.join(given)} need queries and keys of one sequence, got {q.shape[1]} and {k.shape[1]}"
+            f"{' with cross=True' if cross else ''}; mask by lengths, and turn by angles before"
+        )

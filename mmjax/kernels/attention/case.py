@@ -28,6 +28,7 @@ class Case:
     batch: int
     queries: int
     keys: int
+    cross: bool = False  # keys are of another sequence, even where they are as many
     heads: int
     width: int  # of one head
     dtype: jnp.dtype
@@ -42,7 +43,7 @@ class Case:
     @property
     def is_self(self) -> bool:
         """Whether queries and keys are the same positions, so that masks are of both."""
-        return self.queries == self.keys
+        return self.queries == self.keys and not self.cross
 
     def __str__(self):
         """As it stands in logs and errors: `bfloat16 [64, 197, 12 x 64] causal`."""

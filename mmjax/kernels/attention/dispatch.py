@@ -67,10 +67,18 @@ class _Plan:
 
 def attend(implementation: choice.Implementation, case: Case, arrays: Arrays):
     """[B, S, X] by the implementation, on the mesh of the surrounding `jax.set_mesh`."""
-    plan = _plan(implementation, case, jax.sharding.get_abstract_mesh())
+    mesh = jax.sharding.get_abstract_mesh()
+    plan = _plan(implementation, case, mesh)
     if {branch.name for branch in plan.branches} == {"xla"}:
         # XLA splits it as it splits the layers around it, and keeps the probabilities for the gradient.
         return checkpoint_name(xla.attend(case, prepared(case, arrays)), SAVED)
+    if explicit := sharding.explicit_axes(mesh):
+        # Arrays lie in the caller's way there, and the output as queries do; kernels want them in theirs.
+        where = jax.typeof(arrays.q_BSX).sharding.spec
+        run = functools.partial(attend, implementation, case)
+        return jax.sharding.auto_axes(run, axes=explicit, out_sharding=where)(arrays)
+    if unknown := sharding.unknown_axes(mesh):
+        _warn_of_axes(unknown)
     return _attend(plan, arrays)
 
 
@@ -98,6 +106,15 @@ def _plan(implementation, case: Case, mesh: AbstractMesh) -> _Plan:
 @functools.cache
 def _warn(name, platform):
     log.warning("no device of platform %s is here: %s is interpreted, which is slow", platform, name)
+
+
+@functools.cache
+def _warn_of_axes(unknown):
+    log.warning(
+        "mesh axes %s split no array by name: along them every device computes all of attention; name them "
+        "as sharding.make_mesh does, or call it within jax.shard_map",
+        unknown,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -33,7 +33,7 @@ def refusal(case: Case) -> str | None:
     if case.dtype not in (jnp.bfloat16, jnp.float32):
         return f"it computes in bfloat16 or float32, not in {case.dtype}"
     if not case.is_self:
-        return f"it wants as many queries as keys, not {case.queries} and {case.keys}"
+        return f"it wants as many queries as keys, of one sequence, not {case.queries} and {case.keys}"
     if case.keys > LONGEST:
         return f"rows of scores are of up to {LONGEST} keys, not {case.keys}"
     if case.width % 8 or case.width > WIDEST:

@@ -24,14 +24,13 @@ def prepared(case: Case, arrays: Arrays) -> Arrays:
         return arrays
     angles_BSP = lax.stop_gradient(arrays.angles_BSP) if case.rope else None
     q_BSX, k_BTX = (
-        _prepared(case, x_BSX, arrays.gains_2K[i] if case.norm else None, angles_BSP, arrays.lengths_B)
-        for i, x_BSX in enumerate((arrays.q_BSX, arrays.k_BTX))
+        _prepared(case, x_BSX, arrays.gains_2K[i] if case.norm else None, angles_BSP)
+        for i, x_BSX in enumerate((_queries(case, arrays), _cleared(case, arrays.k_BTX, arrays.lengths_B)))
     )
     return arrays._replace(q_BSX=q_BSX, k_BTX=k_BTX, gains_2K=None, angles_BSP=None)
 
 
-def _prepared(case, x_BSX, gain_K, angles_BSP, lengths_B):
-    x_BSX = _cleared(case, x_BSX, lengths_B)
+def _prepared(case, x_BSX, gain_K, angles_BSP):
     x_BSNK = einops.rearrange(x_BSX, "b s (n k) -> b s n k", n=case.heads).astype(jnp.float32)
     if gain_K is not None:
         x_BSNK = normalised(x_BSNK) * gain_K
@@ -40,9 +39,12 @@ def _prepared(case, x_BSX, gain_K, angles_BSP, lengths_B):
     return einops.rearrange(x_BSNK, "b s n k -> b s (n k)").astype(x_BSX.dtype)
 
 
+def _queries(case, arrays):
+    # Those of another sequence all count: masks are of keys.
+    return _cleared(case, arrays.q_BSX, arrays.lengths_B) if case.is_self else arrays.q_BSX
+
+
 def _cleared(case, x_BSX, lengths_B):
-    if x_BSX.shape[1] != case.keys:  # queries of a pool: all of them count
-        return x_BSX
     if case.kv_len is not None:
         x_BSX = jnp.where(jnp.arange(case.keys)[:, None] < case.kv_len, x_BSX, 0)
     if case.lengths:

@@ -16,6 +16,7 @@ from mmjax.kernels.attention.case import Case
 Kernel = Literal["forward", "backward"]
 
 TABLE = pathlib.Path(__file__).with_name("tpu_blocks.json")
+KEY = ("kernel", "device", "dtype", "positions", "width", "masks")  # of its rows
 
 LANES = 128
 # Scores of a grid step, of all its heads together: more take long to compile, and overlap hardly better.
@@ -45,10 +46,9 @@ class Blocks:
 
 def blocks(case: Case, kernel: Kernel, device: str | None = None) -> Blocks:
     """For a kind of device; None: for the one that is compiled for."""
-    table = _table()
     device = _device() if device is None else device
-    keys = [(device, str(case.dtype), positions(case), case.width, mask) for mask in (mask_of(case), "")]
-    found = next((table[kernel, *key] for key in keys if (kernel, *key) in table), None)
+    keys = (key_of(case, kernel, device, masks) for masks in (mask_of(case), ""))
+    found = next((_plans()[key] for key in keys if key in _plans()), None)
     return fit(case, found or rule(case, kernel))
 
 
@@ -88,6 +88,17 @@ def positions(case: Case) -> int:
     return case.keys if case.kv_len is None else case.kv_len
 
 
+def rows() -> list[dict]:
+    """Of the table: plans by `KEY`, with their cycles, and when and on what they were found."""
+    return json.loads(TABLE.read_text())["rows"]
+
+
+def key_of(case: Case, kernel: Kernel, device: str, masks: str | None = None) -> tuple:
+    """`KEY` of a case, or of one of other masks."""
+    masks = mask_of(case) if masks is None else masks
+    return kernel, device, str(case.dtype), positions(case), case.width, masks
+
+
 def mask_of(case: Case) -> str:
     """The masks that are worked on, as the table names them."""
     return "+".join(name for name in ("lengths", "segments", "causal") if getattr(case, name))
@@ -104,11 +115,6 @@ def _device() -> str:
 
 
 @functools.cache
-def _table():
-    """Plans by kernel, device, dtype, positions, head width and masks."""
-    return {
-        tuple(row[name] for name in ("kernel", "device", "dtype", "positions", "width", "masks")): Plan(
-            **row["plan"]
-        )
-        for row in json.loads(TABLE.read_text())["rows"]
-    }
+def _plans():
+    """By `KEY`."""
+    return {tuple(row[name] for name in KEY): Plan(**row["plan"]) for row in rows()}

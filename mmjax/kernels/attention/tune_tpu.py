@@ -2,6 +2,7 @@
 shape, and takes the one of fewest cycles.
 
     python -m mmjax.kernels.attention.tune_tpu table            # adds what is missing, minutes a shape
+    python -m mmjax.kernels.attention.tune_tpu table --again    # all anew: of other kernels, another libtpu
     python -m mmjax.kernels.attention.tune_tpu cycles "TPU v5 lite" 208x12x64 577x12x64:causal
 
 A shape is positions x heads x head width, and after a colon the masks, `norm` and `rope` that it has.
@@ -13,24 +14,25 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import itertools
 import json
 import logging
 import pathlib
 import tempfile
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 
 from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tpu_schedule
 from mmjax.kernels.attention.case import Arrays, Case
-from mmjax.kernels.attention.tpu_blocks import TABLE, Plan
+from mmjax.kernels.attention.tpu_blocks import Plan
 
 log = logging.getLogger("mmjax")
 
 # Towers of OpenAI CLIP, SigLIP and open_clip: B/32, B/16, L/14, H/14 and So400m at several sizes, texts.
 SHAPES = (
     "50x12x64",
-    "77x8x64:causal",
     "77x12x64:causal",
     "64x12x64",
     "196x12x64",
@@ -63,20 +65,16 @@ def case_of(shape: str, dtype="bfloat16") -> Case:
 
 
 def candidates(case: Case, kernel: tpu_blocks.Kernel) -> list[Plan]:
-    """The rule's plan, and plans near it."""
+    """The rule's plan, and plans near it. Fewer heads than the rule's took more cycles wherever they were
+    tried, but in the forward pass of long rows."""
     first = tpu_blocks.rule(case, kernel)
-    size = tpu_blocks.positions(case)
-    heads = {first.most, max(1, first.most // 2)}
+    size, most = tpu_blocks.positions(case), first.most
     if kernel == "forward":
-        found = [Plan(most=most, queries=size, ahead=ahead) for most in heads for ahead in (2, 2 * most)]
+        heads = {most, max(1, most // 2)} if size > 256 else {most}
+        found = [Plan(most=n, queries=size, ahead=ahead) for n in heads for ahead in (2, 2 * n)]
     else:
         parts = {first.queries, 128, 256} if size > 256 else {first.queries}
-        found = [
-            Plan(most=most, queries=queries, ahead=ahead)
-            for most in heads
-            for queries in parts
-            for ahead in (1, 2)
-        ]
+        found = [Plan(most=most, queries=queries, ahead=ahead) for queries in parts for ahead in (1, 2)]
     return sorted(set(found), key=dataclasses.astuple)
 
 
@@ -108,12 +106,7 @@ def best(folder, device, case, kernel):
         log.info("%s %s %s: %s, %.0f cycles a head", device, case, kernel, blocks, counts[plan])
     plan = min(counts, key=counts.get)
     return dict(
-        kernel=kernel,
-        device=device,
-        dtype=str(case.dtype),
-        positions=tpu_blocks.positions(case),
-        width=case.width,
-        masks=tpu_blocks.mask_of(case),
+        **dict(zip(tpu_blocks.KEY, tpu_blocks.key_of(case, kernel, device), strict=True)),
         plan=dataclasses.asdict(plan),
         cycles_per_head=round(counts[plan]),
         made=made(),
@@ -126,25 +119,20 @@ def made() -> str:
     return ", ".join([datetime.date.today().isoformat(), *versions])
 
 
-def fill(folder: pathlib.Path, shapes, devices):
-    """Adds rows to the table, one at a time, so that it may be interrupted."""
-    table = json.loads(TABLE.read_text())
-    key = ("kernel", "device", "dtype", "positions", "width", "masks")
-    have = {tuple(row[name] for name in key) for row in table["rows"]}
-    for shape in shapes:
+def fill(folder: pathlib.Path, shapes, devices, again=False):
+    """Adds rows to the table, or with `again` replaces them, one at a time, so that it may be interrupted."""
+    rows = {tuple(row[name] for name in tpu_blocks.KEY): row for row in tpu_blocks.rows()}
+    for shape, device, kernel in itertools.product(shapes, devices, get_args(tpu_blocks.Kernel)):
         case = case_of(shape)
-        for device in devices:
-            for kernel in ("forward", "backward"):
-                own = (kernel, device, str(case.dtype), case.keys, case.width, tpu_blocks.mask_of(case))
-                if own not in have:
-                    table["rows"].append(best(folder, device, case, kernel))
-                    have.add(own)
-                    write(table)
+        key = tpu_blocks.key_of(case, kernel, device)
+        if again or key not in rows:
+            rows[key] = best(folder, device, case, kernel)
+            write(rows.values())
 
 
-def write(table):
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in table["rows"])
-    TABLE.write_text(f'{{"rows": [\n{lines}\n]}}\n')
+def write(rows):
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    tpu_blocks.TABLE.write_text(f'{{"rows": [\n{lines}\n]}}\n')
 
 
 def main():
@@ -153,6 +141,7 @@ def main():
     table = commands.add_parser("table")
     table.add_argument("shapes", nargs="*", default=SHAPES)
     table.add_argument("--devices", nargs="+", default=list(tpu_schedule.SLICES))
+    table.add_argument("--again", action="store_true", help="make the rows that are there anew, too")
     count = commands.add_parser("cycles")
     count.add_argument("device", choices=tpu_schedule.SLICES)
     count.add_argument("shapes", nargs="+")
@@ -162,7 +151,7 @@ def main():
         folder = pathlib.Path(folder)
         tpu_schedule.prepare(folder)
         if args.command == "table":
-            return fill(folder, args.shapes, args.devices)
+            return fill(folder, args.shapes, args.devices, args.again)
         for shape in args.shapes:
             for kernel in ("forward", "backward"):
                 case = case_of(shape)

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import preparing
+from jax import lax
 
 from mmjax.kernels.attention import attention
 
 # Those that run on a CPU, interpreted where they are kernels.
 MEMBERS = ("xla", "pallas_tpu")
+PLAIN = "jax"  # what they are measured against in bfloat16
 
 WIDTHS = (64, 72, 80, 88, 96, 104, 128)
 # Of published towers, and their neighbours.
@@ -146,12 +148,36 @@ def visible(example, b):
     return np.tril(seen_SS) if example.causal else seen_SS
 
 
+def plain(example, q, k, v, gains):
+    """JAX's own attention, told by one mask who sees whom: of arrays whose padding holds nothing."""
+    angles = example.options.get("angles")
+
+    def prepared(x_BSNK, gain_K):
+        x_BSNK = x_BSNK.astype(jnp.float32)
+        if gain_K is not None:
+            x_BSNK = jax.nn.standardize(x_BSNK, epsilon=preparing.EPS) * gain_K
+        if angles is not None:
+            points = lax.complex(x_BSNK[..., 0::2], x_BSNK[..., 1::2]) * jnp.exp(1j * angles[:, :, None])
+            x_BSNK = jnp.stack([points.real, points.imag], axis=-1).reshape(x_BSNK.shape)
+        return x_BSNK.astype(q.dtype)
+
+    q_BSNK, k_BSNK, v_BSNK = (x.reshape(*x.shape[:2], example.heads, example.width) for x in (q, k, v))
+    gains = (None, None) if gains is None else gains
+    mask_BNSS = np.stack([visible(example, b)[None] for b in range(example.batch)])
+    y_BSNK = jax.nn.dot_product_attention(
+        prepared(q_BSNK, gains[0]), prepared(k_BSNK, gains[1]), v_BSNK, mask=mask_BNSS
+    )
+    return jnp.where(example.real[..., None], y_BSNK.reshape(q.shape), 0)
+
+
 def run(member, example):
     """A function of q, k, v and a gradient: output and gradients by q, k, v and, if it has them, gains."""
     options = example.options
     gains = options.pop("qk_norm", None)
 
     def attend(q, k, v, gains):
+        if member == PLAIN:
+            return plain(example, q, k, v, gains)
         return attention(q, k, v, qk_norm=gains, implementation=member, **options)
 
     def both(q, k, v, gradient):
@@ -171,24 +197,28 @@ def compiled(member, example):
 @functools.cache
 def found(member, example):
     """What a member makes of an example, with its padding poisoned."""
-    return jax.device_get(compiled(member, example)(*example.poisoned))
+    arrays = example.arrays if member == PLAIN else example.poisoned
+    return jax.device_get(compiled(member, example)(*arrays))
 
 
 @functools.cache
 def errors(member, example):
-    """By result: distance to the reference, by norm and at the worst entry.
+    """By result: distance to the reference, by norm and at the worst entry, relative to its norm and to its
+    largest entry.
 
-    Relative to the reference's size, of all results together: where a gradient has to vanish, as that of a
-    single token's score, rounding leaves something of the size of the others. Gains' gradient is a sum over
-    so many positions.
+    Where a gradient has to vanish, as that of a single token's score, rounding leaves something of the size
+    of the others: relative to the largest of these.
     """
     expected = reference(example)
-    size = max(np.abs(expected[name]).max() for name in RESULTS) or 1.0
-    norm = max(np.linalg.norm(expected[name]) for name in RESULTS) or 1.0
     apart = {name: np.float64(found(member, example)[name]) - x for name, x in expected.items()}
-    if example.norm:
-        apart["gains"] /= np.sqrt(example.batch * example.heads * example.length)
-    return {name: (np.linalg.norm(x) / norm, np.abs(x).max() / size) for name, x in apart.items()}
+    errors = {}
+    for name, x in apart.items():
+        size, norm = (
+            measure(expected[name]) or max(map(measure, expected.values())) or 1.0
+            for measure in (lambda x: np.abs(x).max(), np.linalg.norm)
+        )
+        errors[name] = np.linalg.norm(x) / norm, np.abs(x).max() / size
+    return errors
 
 
 def covering(**choices):
@@ -239,6 +269,10 @@ ALL = [
         dict.fromkeys(PREPARATIONS, True),
         dict.fromkeys((*MASKS, *PREPARATIONS), True),
     )
+]
+# Heads that fill no lanes, of rows so long that they are put apart on a TPU.
+ALL += [
+    Example(length=729, heads=16, width=width, batch=2, dtype="bfloat16", lengths=True) for width in (72, 88)
 ]
 
 

@@ -32,10 +32,20 @@ def case(**fields):
         (dict(lengths=jnp.ones(5, jnp.int32)), "lengths are integers of shape .2,., got int32 of shape .5,."),
         (dict(lengths=jnp.ones(2)), "lengths are integers of shape .2,., got float32"),
         (dict(segment_ids=jnp.ones((1, 5), jnp.int32)), "segment_ids are integers of shape .2, 5."),
-        (dict(q=X[:, :1], causal=True), "need as many queries as keys, got 1 and 5; mask by lengths"),
+        (
+            dict(q=X[:, :1], causal=True),
+            "^causal need queries and keys of one sequence, got 1 and 5; mask by",
+        ),
+        (
+            dict(cross=True, segment_ids=jnp.ones((2, 5), jnp.int32)),
+            "got 5 and 5 with cross=True; mask by len",
+        ),
         (dict(qk_norm=(X[0, 0, :32], X[0, 0])), "qk_norm has two gains of shape .32,., got ..32,., .64,.."),
         (dict(angles=X[:1, :, :8]), "one for every two of 32 features, .2 or 1, 5, 16., got .1, 5, 8."),
-        (dict(q=X[:, :1], angles=X[:1, :1, :16]), "angles need as many queries as keys, got 1 and 5; turn"),
+        (
+            dict(q=X[:, :1], angles=X[:1, :1, :16]),
+            "^angles need queries and keys of one sequence, got 1 and 5; ",
+        ),
         (dict(implementation="flash"), "implementation='flash' is none of .'auto', 'pallas_tpu'"),
     ],
 )
@@ -57,7 +67,8 @@ def test_what_does_not_fit_is_an_error_of_one_line(change, message):
         ("cudnn", 9.0, dict(queries=1), "as many queries as keys, not 1 and 5"),
         ("cudnn", 7.5, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
         ("cudnn", None, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
-        ("pallas_tpu", None, dict(queries=1), "as many queries as keys, not 1 and 5"),
+        ("pallas_tpu", None, dict(queries=1), "as many queries as keys, of one sequence, not 1 and 5"),
+        ("pallas_tpu", None, dict(cross=True), "as many queries as keys, of one sequence, not 5 and 5"),
         ("pallas_tpu", None, dict(dtype=jnp.dtype("float16")), "bfloat16 or float32, not in float16"),
     ],
 )

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tinyclip
 from attending import MEMBERS, RESULTS, Example, random
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax import sharding
-from mmjax.kernels.attention import SAVED, attention
+from mmjax.kernels.attention import SAVED, attention, devices
 from mmjax.sharding import MeshShape
 from mmjax.towers.vit import ViT
 
@@ -63,6 +64,32 @@ def test_inside_shard_map_it_takes_the_part_that_it_is_given(member):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
+def test_where_types_say_how_arrays_lie_the_output_lies_like_queries(member):
+    """`jax.make_mesh` makes such meshes. However it lies, each device takes its own examples and heads."""
+    example = Example(length=5, batch=4, heads=2, width=8, lengths=True, norm=True, rope=True)
+    q, k, v, gradient = example.poisoned
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Explicit,) * 3)
+    by_row, by_head = PartitionSpec("data", None, None), PartitionSpec(None, None, "tensor")
+    with jax.set_mesh(mesh):
+        placed = [jax.device_put(x, NamedSharding(mesh, by_row)) for x in (q, k, v, gradient)]
+        placed[1] = jax.device_put(k, NamedSharding(mesh, by_head))
+        found = jax.jit(attending.run(member, example))(*placed)
+    assert [found[name].sharding.spec for name in RESULTS] == [by_row, by_row, by_head, by_row]
+    close(found.values(), [attending.found(member, example)[name] for name in found])
+
+
+def test_axes_of_a_mesh_that_split_nothing_are_told_of_once(caplog):
+    example = Example(length=5, batch=4, width=8)
+    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    with jax.set_mesh(mesh):
+        for _ in range(2):
+            output = attend_of("pallas_tpu", example)(*example.arrays[:3])
+    close([output], [attending.found("pallas_tpu", example)["output"]])
+    told = [line for line in caplog.messages if line.startswith("mesh axes")]
+    assert len(told) == 1 and told[0].startswith("mesh axes ('replica',) split no array")
+
+
+@pytest.mark.parametrize("member", MEMBERS)
 def test_vmap_is_a_loop(member):
     example = Example(length=13, lengths=True, causal=True)
     lengths_VB = jnp.array([[13, 0], [5, 9], [1, 13]], jnp.int32)
@@ -104,19 +131,30 @@ def test_scanned_and_rematerialised_it_has_the_same_gradient(member):
         close(run(jax.checkpoint(layer, policy=policy, prevent_cse=False)), expected)
 
 
-def test_policies_can_save_the_output():
+@pytest.mark.parametrize("member", MEMBERS)
+def test_policies_can_save_the_output(monkeypatch, member):
+    """A kernel runs forward and backward then, and otherwise forward once more."""
+    monkeypatch.setattr(devices, "compilable", frozenset)
     x_BSX = random((2, 5, 64))
 
-    def saved(policy):
+    def saved(name):
+        """How many arrays of the output's size, and how often a kernel runs in all."""
         layer = jax.checkpoint(
-            lambda x: jnp.sin(attention(x, x, x, num_heads=2)).sum(),
-            policy=policy,
+            lambda x: jnp.sin(attention(x, x, x, num_heads=2, implementation=member)).sum(),
+            policy=jax.checkpoint_policies.save_only_these_names(name),
         )
         kept = jax.eval_shape(lambda x: jax.vjp(layer, x)[1], x_BSX)
-        return sum(leaf.shape == x_BSX.shape for leaf in jax.tree.leaves(kept))
+        program = jax.make_jaxpr(jax.grad(layer))(x_BSX)
+        return sum(leaf.shape == x_BSX.shape for leaf in jax.tree.leaves(kept)), kernels(program.jaxpr)
 
-    names = jax.checkpoint_policies.save_only_these_names
-    assert saved(names(SAVED)) == saved(names("nothing")) + 1
+    (arrays, fewest), (others, most) = saved(SAVED), saved("nothing")
+    assert arrays == others + 1
+    assert (fewest, most) == ((0, 0) if member == "xla" else (2, 3))
+
+
+def kernels(jaxpr) -> int:
+    inner = [x for eqn in jaxpr.eqns for x in jaxprs_in_params(eqn.params)]
+    return sum(eqn.primitive.name == "pallas_call" for eqn in jaxpr.eqns) + sum(map(kernels, inner))
 
 
 @pytest.mark.parametrize("member", [member for member in MEMBERS if member != "xla"])

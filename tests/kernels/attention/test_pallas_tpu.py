@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import json
 
 import attending
 import jax
@@ -80,6 +79,16 @@ def test_queries_that_stream_past_keys_give_the_reference(example, change):
     size = max(np.abs(x).max() for x in expected.values())
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=0, atol=2e-6 * size, err_msg=name)
+
+
+@pytest.mark.parametrize("width", (72, 88))
+def test_heads_that_lie_apart_are_prepared_like_others(monkeypatch, width):
+    """As of rows so long that few heads are of a grid step."""
+    monkeypatch.setattr(tpu_blocks, "_HEADS", 1)
+    example = Example(length=33, heads=3, width=width, lengths=True, norm=True, rope=True)
+    assert tpu_blocks.blocks(case_of(example), "forward").apart
+    errors = attending.errors("pallas_tpu", example)
+    assert {name: worst for name, (_, worst) in errors.items() if not worst <= 2e-6} == {}
 
 
 def races(capfd, function) -> bool:
@@ -169,8 +178,50 @@ def test_long_rows_have_all_keys_of_some_queries(length):
     assert pallas_tpu.refusal(too_long) == "rows of scores are of up to 8192 keys, not 8193"
 
 
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """One of our own, without rows; nothing is compiled for it: a plan's cycles are what a test says."""
+    monkeypatch.setattr(tpu_blocks, "TABLE", tmp_path / "blocks.json")
+    tune_tpu.write([])
+
+    def fill(cycles, shapes, **options):
+        monkeypatch.setattr(tune_tpu, "cycles", lambda folder, device, case, kernel, blocks: cycles(blocks))
+        monkeypatch.setattr(tune_tpu, "made", lambda: "today")
+        tune_tpu.fill(tmp_path, shapes, ["TPU v5 lite"], **options)
+        return tpu_blocks.rows()
+
+    return fill
+
+
+def test_a_row_of_the_table_has_the_plan_of_fewest_cycles(table):
+    def cycles(blocks):
+        return abs(blocks.queries - 128) + blocks.heads + blocks.ahead
+
+    forward, backward = table(cycles, ["577x16x64:causal"])
+    assert forward["plan"] == dict(most=4, queries=577, ahead=2) and forward["cycles_per_head"] == 455
+    assert backward["plan"] == dict(most=4, queries=128, ahead=1) and backward["cycles_per_head"] == 5
+    case = tune_tpu.case_of("577x16x64:causal")
+    for row in (forward, backward):
+        key = tpu_blocks.key_of(case, row["kernel"], "TPU v5 lite")
+        assert tuple(row[name] for name in tpu_blocks.KEY) == key and row["made"] == "today"
+
+
+def test_rows_of_the_table_are_replaced_where_that_is_asked_for(table):
+    first = table(lambda blocks: 7, ["50x12x64", "77x12x64:causal"])
+    again = table(lambda blocks: 8, ["50x12x64", "64x12x64"])
+    assert again[:4] == first and [row["cycles_per_head"] for row in again] == [7] * 4 + [8] * 2
+    anew = table(lambda blocks: 9, ["50x12x64"], again=True)
+    assert [row["cycles_per_head"] for row in anew] == [9, 9, 7, 7, 8, 8]
+    assert [row["positions"] for row in anew] == [50, 50, 77, 77, 64, 64]
+
+
+def test_shapes_of_the_table_have_a_row_each():
+    keys = {tpu_blocks.key_of(tune_tpu.case_of(shape), "forward", "") for shape in tune_tpu.SHAPES}
+    assert len(keys) == len(tune_tpu.SHAPES)
+
+
 def test_the_table_is_taken_where_it_has_the_case_and_says_on_what_it_was_made():
-    for row in json.loads(tpu_blocks.TABLE.read_text())["rows"]:
+    for row in tpu_blocks.rows():
         assert {"jax", "libtpu"} <= set(row["made"].replace(",", "").split())
         case = tune_tpu.case_of(f"{row['positions']}x16x{row['width']}:{row['masks']}")
         found = tpu_blocks.blocks(case, row["kernel"], row["device"])
