@@ -13,19 +13,17 @@ import re
 from typing import Any
 
 import jax
-from flax import linen as nn
 
 from mmjax import config, metrics, workdir
 from mmjax.checkpoint import Checkpointing, Checkpoints
 from mmjax.data import tokenizers
 from mmjax.data.tokenizers import Tokenizer
-from mmjax.finetune import context
+from mmjax.finetune import context, heads
 from mmjax.finetune.averaging import soup
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
 from mmjax.finetune.context import Prompts
 from mmjax.finetune.contrast import Contrast
-from mmjax.finetune.heads import Prompted
 from mmjax.finetune.network import HEAD
 from mmjax.finetune.tune import Full
 from mmjax.finished import checkpoint_of, config_of, split
@@ -153,15 +151,10 @@ def _meaning(model: Classifier | Model) -> dict[str, Any]:
     if isinstance(cfg, Contrast):
         return found | {"objective": type(cfg.objective).__name__}
     tasks = {
-        name: {"head": _head(task.head), "names": task.labels.names, "several": task.labels.several}
+        name: {"head": heads.in_use(task.head), "names": task.labels.names, "several": task.labels.several}
         for name, task in cfg.tasks.items()
     }
-    return found | {"fusion": cfg.fusion, "tasks": tasks}
-
-
-def _head(head: nn.Module) -> nn.Module:
-    """The head without what only says how it began."""
-    return Prompted(classes=head.classes) if isinstance(head, Prompted) else head
+    return found | {"fusion": heads.in_use(cfg.fusion), "tasks": tasks}
 
 
 def write(directory: pathlib.Path, cfg, tokenizer: Tokenizer | None, step: int, params, meta: dict[str, Any]):
