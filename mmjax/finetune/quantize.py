@@ -16,7 +16,7 @@ import jax
 from mmjax import metrics, workdir
 from mmjax.evals import Embed, Evaluator, Report
 from mmjax.evals.embedded import remembering
-from mmjax.evaluation import Evaluation, finish, licences
+from mmjax.evaluation import Evaluation, check_needs, finish, licences
 from mmjax.finetune import int8, mixing
 from mmjax.finetune.classifier import Classifier
 from mmjax.finetune.classify import Classify
@@ -50,7 +50,8 @@ class Quantize:
         """What `mmjax.main` calls.
 
         Raises:
-            ValueError: there is no such run, or it is quantised already; the directory belongs to a run.
+            ValueError: there is no such run, or it is quantised already, or evaluators do not fit it; the
+                directory belongs to a run.
         """
         model, step = _finished(self.of, self.packages)
         whole, params = model.config, mixing.merged(model)
@@ -59,6 +60,9 @@ class Quantize:
         if self.keep is not None:
             matches("keep", self.keep, params)
         evals = self.evals or whole.evals
+        check_needs(evals, model.embed)
+        for evaluator in evals.values():
+            evaluator.prepare()
         cfg = Quantized(
             original=dataclasses.replace(whole, evals={}),
             evals=evals,
@@ -71,8 +75,6 @@ class Quantize:
         workdir.write(directory / "env.json", json.dumps(workdir.environment(), indent=2))
         metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
         size = Report({"megabytes": _megabytes(small), "megabytes_float32": _megabytes(params)})
-        for evaluator in evals.values():
-            evaluator.prepare()
         before = _evaluated(evals, model.embed)
         compared = {label: _Beside(evaluator, before[label]) for label, evaluator in evals.items()}
         made = cfg.load(directory, directory / "checkpoints", step, average=False)

@@ -73,7 +73,6 @@ class Wise:
         for evaluator in evals.values():
             evaluator.prepare()
         first = _first(last)
-        export(last, interpolate(first, last.params, self.keep), directory, {"alpha": self.keep})
         workdir.write(directory / "env.json", json.dumps(workdir.environment(), indent=2))
         metrics.start_log(directory / "log.txt" if jax.process_index() == 0 else None)
         with contextlib.closing(metrics.Writer(directory)) as writer:
@@ -86,6 +85,8 @@ class Wise:
         if _SHIFTED in evals:
             report = self._trade_off(self._metrics(last.config), np.array(points))
             evaluation.reports["line"] = next(iter(evals.values())).name, report
+        # Only now, so that a command that was killed, or named no metric, may be given again.
+        export(last, interpolate(first, last.params, self.keep), directory, {"alpha": self.keep})
         cfg = dataclasses.replace(last.config, evals=evals)
         finish(directory, cfg, evaluation, licences(*evals.values()))
 

@@ -12,6 +12,7 @@ import tinycontrast
 import mmjax
 from mmjax import config, metrics
 from mmjax.data.sources.scenes import Scenes
+from mmjax.evals.classified import Classified
 from mmjax.evals.retrieval import Retrieval
 from mmjax.finetune import Backbone, base, int8, mixing
 from mmjax.finetune.quantize import Quantize
@@ -113,6 +114,9 @@ def test_what_int8_weights_are_not_for_is_refused(small, finished, tmp_path):
 def test_mistakes_are_told_before_anything_is_written(small, finished, tmp_path):
     with pytest.raises(ValueError, match="keep='nothing' matches none of the parameters: image/"):
         Quantize(of=str(finished), keep="nothing").run(tmp_path / "run")
+    evals = {"classes": Classified(name="scenes", source=Scenes(split="test"))}
+    with pytest.raises(ValueError, match=r"evals.classes \(Classified\) needs 'classes/class', of a model"):
+        Quantize(of=str(finished), evals=evals).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"keep='\(' is no regular expression"):
         Quantize(of=str(finished), keep="(")

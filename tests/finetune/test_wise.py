@@ -1,5 +1,7 @@
 """The models between a finetune's first state and its last: ends bit for bit, of both kinds."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -46,8 +48,11 @@ def lines(workdir):
 
 def test_the_line_of_a_contrastive_finetune_has_its_checkpoint_and_itself_at_its_ends(begun, album, tmp_path):
     """Low-rank changes are merged: what is kept is whole."""
-    wise = Wise(tuned=str(album), alphas=(0.0, 1.0), keep=0.0, evals=PAIRS, metric_shifted="t2i_r5")
-    wise.run(tmp_path / "first")
+    wise = Wise(tuned=str(album), alphas=(0.0, 1.0), keep=0.0, evals=PAIRS, metric_shifted="cls_acc1")
+    with pytest.raises(ValueError, match="evals.shifted finds no 'cls_acc1'; use .* as metric_shifted"):
+        wise.run(tmp_path / "first")
+    # The corrected command has the same workdir.
+    dataclasses.replace(wise, metric_shifted="t2i_r5").run(tmp_path / "first")
     Wise(tuned=str(album), alphas=(0.5,), keep=1.0, evals=PAIRS).run(tmp_path / "last")
     page, by_percent = (tmp_path / "first" / "report.html").read_text(), lines(tmp_path / "first")
     for end, found, percent in ((begun, "first", 0), (album, "last", 100)):
