@@ -70,7 +70,10 @@ class FewShot:
         # Embedded once, however many draws an example is in.
         used_N, place_RN = np.unique(drawn_RN, return_inverse=True)
         train_NE = embed["image"](Pictures(train.pictures.source, train.pictures.index_N[used_N]))
-        probes = self._fitted(train_NE[place_RN.reshape(drawn_RN.shape)], train.label_N[drawn_RN])
+        probes = [
+            self._fitted(train_NE[place_N], train.label_N[drawn_N])
+            for place_N, drawn_N in zip(place_RN.reshape(drawn_RN.shape), drawn_RN, strict=True)
+        ]
         return functools.partial(self._judge, probes)
 
     def _judge(self, probes: list[list[logistic.Linear]], embed: Embed) -> Report:
@@ -91,20 +94,17 @@ class FewShot:
         )
         return Report(metrics, (curve,))
 
-    def _fitted(self, x_RNE: np.ndarray, label_RN: np.ndarray) -> list[list[logistic.Linear]]:
-        """Of each draw a classifier for each k; a draw begins with one example of each class."""
-        classes, count = len(self._data.classes.names), label_RN.shape[1]
-
-        def probe(x_NE, label_N, k):
+    def _fitted(self, x_NE: np.ndarray, label_N: np.ndarray) -> list[logistic.Linear]:
+        """Of one draw, which begins with one example of each class, a classifier for each k."""
+        classes, found = len(self._data.classes.names), []
+        for k in self.shots:
             # Of one shape whatever k is, so that one program serves all.
-            used_N = np.arange(count) < k * classes
-            (linear,) = logistic.fit(x_NE, label_N, classes=classes, l2=[self.l2], weight_N=used_N)
-            return linear
-
-        return [[probe(*draw, k) for k in self.shots] for draw in zip(x_RNE, label_RN, strict=True)]
+            used_N = np.arange(len(x_NE)) < k * classes
+            found += logistic.fit(x_NE, label_N, classes=classes, l2=[self.l2], weight_N=used_N)
+        return found
 
     def _accuracies(self, probes, test_NE: np.ndarray, label_N: np.ndarray) -> np.ndarray:
-        """Top-1 [R, K]."""
+        """Top-1 of the classifiers of each draw, [R, K]."""
         ranks_RK = [[scores.ranks(linear(test_NE), label_N) for linear in draw] for draw in probes]
         return np.array([[np.mean(rank_N == 1) for rank_N in draw] for draw in ranks_RK])
 

@@ -76,7 +76,7 @@ def test_few_shot_learns_more_from_more_and_reports_mean_and_deviation(data):
     found = report.metrics
     assert found["fs_1_acc1"] < found["fs_4_acc1"] < found["fs_16_acc1"]
     assert found["fs_1_acc1_chance"] == 1 / 5
-    probes = few._fitted(data.z_NE[few._drawn], data.label_N[few._drawn])
+    probes = [few._fitted(data.z_NE[drawn_N], data.label_N[drawn_N]) for drawn_N in few._drawn]
     accuracy_RK = few._accuracies(probes, data.z_NE[500:], data.label_N[500:])
     (curve,) = report.pictures
     np.testing.assert_allclose(curve.y["few-shot"], accuracy_RK.mean(axis=0))
