@@ -74,7 +74,7 @@ LOSSES = {"infonce": (contrastive.infonce, (14.0,)), "sigmoid": (contrastive.sig
 def test_tiles_and_transport_change_neither_loss_nor_gradients(name, implementation, many_small_tiles):
     loss, scalars = LOSSES[name]
     args = unit_rows(0, 40, 12), unit_rows(1, 40, 12), *scalars
-    alone = jax.value_and_grad(loss, argnums=tuple(range(len(args))))(*args)
+    alone = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(args)))))(*args)
     spread = on_eight_devices(
         lambda *args: loss(*args, implementation=implementation), *args, shape=(2, 2, 2)
     )

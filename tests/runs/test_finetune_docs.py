@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import own_pictures
 import pytest
-from commands import ROOT, here, lines
+from commands import ROOT, devices, exit_code, lines, start
 
 import mmjax
 from mmjax.evals.charts import short
@@ -34,16 +34,13 @@ def tutorial(finished, tmp_path_factory):
     first, *others = commands()
     assert first.endswith("--config=configs/quickstart.py --workdir=runs/quickstart")
     shutil.copytree(finished.workdir, root / "runs" / "quickstart")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        for command in others:
-            given = dict(
-                part.split("=", 1) for part in shlex.split(command.replace(*SMALL))[3:] if "=" in part
-            )
-            flags = [part for part in ("--eval_only", "--data=photos/") if part in command]
-            cfg = f"{ROOT}/{given['--config']}" if "--config" in given else ""
-            assert here(cfg, given["--workdir"], *flags) == 0, command
-        yield root
+    for command in others:
+        given = dict(part.split("=", 1) for part in shlex.split(command.replace(*SMALL))[3:] if "=" in part)
+        flags = [part for part in ("--eval_only", "--data=photos/") if part in command]
+        cfg = f"{ROOT}/{given['--config']}" if "--config" in given else ""
+        process = start(cfg, given["--workdir"], *flags, cwd=root, env=devices(1))
+        assert exit_code(process) == 0, (command, (root / f"{given['--workdir']}.out").read_text())
+    return root
 
 
 def params(root, run):
