@@ -58,7 +58,7 @@ def get_config(
             warmup_steps=steps // 15,
             weight_decay=0.05,
             # Words are known from captions; shapes are what the picture's tower has yet to learn.
-            multipliers=(Multiplier(pattern="^text/", lr=0.2),),
+            multipliers=(Multiplier(pattern="^text/", lr=0.2),) if "text" in TOWERS[tower] else (),
         ),
         evals={
             name: Classified(

@@ -44,7 +44,8 @@ class Paired(NamedTuple):
     def rows(self, by_modality):
         """What towers say of a batch, or of its lengths, for every pair."""
         row_P = {"image": self.image_P, "text": self.text_P}
-        return {name: jax.tree.map(lambda x, name=name: x[row_P[name]], by_modality[name]) for name in row_P}
+        both = {name: x for name, x in by_modality.items() if name in row_P}
+        return {name: jax.tree.map(lambda x, at_P=row_P[name]: x[at_P], of) for name, of in both.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

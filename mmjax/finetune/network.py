@@ -105,7 +105,8 @@ class Network:
             pair: by task, how examples are paired anew in training, given a key and what the towers say.
         """
         encoded, statistics = {}, {}
-        for i, (name, x) in enumerate(inputs.items()):
+        for i, name in enumerate(self.towers):  # whose order a batch loses on its way through `jit`
+            x = inputs[name]
             if key is None or name not in learning:
                 encoded[name] = self.encode(name, params, x)
             else:

@@ -119,6 +119,14 @@ def test_a_classifier_is_given_lists_by_modality(classifier):
     np.testing.assert_allclose(np.linalg.norm(sound_NE, axis=1), 1, rtol=1e-6)
 
 
+def test_the_order_of_a_batch_is_nothing_to_a_fusion(classifier):
+    data = batch(5)
+    inputs = {name: classifier.network.normalised(name, data[name]) for name in ("image", "sound")}
+    params = classifier.network.params(classifier.params, classifier.fixed)
+    one, other = (classifier.network(params, dict(x)) for x in (inputs.items(), reversed(inputs.items())))
+    np.testing.assert_array_equal(one.logits["class"], other.logits["class"])
+
+
 @pytest.mark.parametrize(
     "ask, message",
     [
