@@ -169,7 +169,7 @@ def check_chosen_on(labels: Labels, source: Source, split: str) -> None:
 
 
 def check_judged_on(name: str, labels: Labels, count_C: np.ndarray) -> None:
-    """Warns of classes of which an evaluator, `name`, sees no example: means over classes leave them out.
+    """Warns of classes that the evaluator `name` has no example of: means over classes say nothing of them.
 
     Raises:
         ValueError: so few are left that a mean over classes says nothing.
@@ -184,7 +184,7 @@ def check_judged_on(name: str, labels: Labels, count_C: np.ndarray) -> None:
     # A set of answers is what may be said to any question, of which an evaluator may ask a few.
     if missing and not isinstance(labels, Answers):
         log.warning(
-            "%s: %d of %d classes have no example, and means over classes leave them out: %s",
+            "%s: %d of %d classes have no example, and means over classes say nothing of them: %s",
             name,
             len(missing),
             len(labels.names),

@@ -127,8 +127,16 @@ def test_a_split_that_chooses_has_an_example_of_every_class():
     "labels, count_C, said",
     [
         (OneClass(names=THREE), [1, 2, 3], []),
-        (OneClass(names=THREE), [1, 0, 3], ["1 of 3 classes have no example, and means over classes leave"]),
-        (Several(names=THREE), [0, 0, 1], ["2 of 3 classes have no example, and means over classes leave"]),
+        (
+            OneClass(names=THREE),
+            [1, 0, 3],
+            ["1 of 3 classes have no example, and means over classes say nothing"],
+        ),
+        (
+            Several(names=THREE),
+            [0, 0, 1],
+            ["2 of 3 classes have no example, and means over classes say nothing"],
+        ),
         (Answers(names=THREE), [1, 0, 3], []),
     ],
 )

@@ -126,7 +126,7 @@ def test_classes_that_are_missing_are_named_before_training_and_one_class_alone_
     found = Classified(name="things", source=Fewer(), classes=Things())
     found.prepare()
     (message,) = caplog.messages
-    assert message == "things: 1 of 3 classes have no example, and means over classes leave them out: c"
+    assert message == "things: 1 of 3 classes have no example, and means over classes say nothing of them: c"
     # Of a and b one example each is found; nobody says c.
     assert found(embed([0, 1, 1, 0])).metrics["cls_mpcr"] == 0.5
     with pytest.raises(ValueError, match="things has examples of 1 of 3 classes, wanted 2 or more; add"):

@@ -47,7 +47,7 @@ def test_a_table_of_labels_is_trained_on_and_a_class_that_does_not_validate_is_n
     folder, _ = pictures
     data = table(folder / "labels.csv", ("file", "label"), painted)
     assert here(folder_config(finished), tmp_path / "run", f"--data={data}") == 0
-    said = "photos_val: 1 of 4 classes have no example, and means over classes leave them out: yellow"
+    said = "photos_val: 1 of 4 classes have no example, and means over classes say nothing of them: yellow"
     assert said in capsys.readouterr().out
     model = mmjax.load(tmp_path / "run")
     assert model.names == PAINTS
