@@ -13,6 +13,7 @@ from mmjax.data.fields import Field
 from mmjax.data.labels import OneClass
 from mmjax.data.pipeline import Data
 from mmjax.finetune import Backbone, Classify, Task, base, fusion, heads, mixing
+from mmjax.finetune.adapt import Adapt
 from mmjax.finetune.classify import first_model
 from mmjax.finetune.context import Prompts
 from mmjax.finetune.setup import set_up
@@ -96,6 +97,20 @@ def test_a_run_without_pictures_is_a_base_for_texts_of_another_length(tmp_path):
 def test_texts_are_read_with_the_checkpoints_tokenizer(changed, workdir):
     cfg = of_texts(workdir, tokenizer=dataclasses.replace(TOKENIZER, **changed))
     with pytest.raises(ValueError, match="tokenizer=.* differs from the checkpoint's .* in more than its le"):
+        set_up(cfg, base.find(cfg.init_from))
+
+
+@pytest.mark.parametrize(
+    "module, message",
+    [
+        (tinycontrast.text(vocab=9), "the text tower has 9 pieces, tokenizer.vocab="),
+        (tinycontrast.text(pad=2), "the text tower has pad=2, but tokenizer.pad_id=0"),
+    ],
+    ids=["pieces", "padding"],
+)
+def test_a_text_tower_that_begins_anew_is_for_the_rows_that_it_will_read(module, message, workdir):
+    cfg = of_texts(workdir, module=module, adapt=Adapt(fresh="."))
+    with pytest.raises(ValueError, match=message):
         set_up(cfg, base.find(cfg.init_from))
 
 

@@ -65,14 +65,13 @@ def drawn_like(shapes, seed):
     return jax.tree.map(lambda x: np.asarray(rng.normal(0, 0.3, x.shape), np.float32), shapes)
 
 
-def finished(workdir: pathlib.Path, *, seed=0, params=None, beside=None, **fields) -> pathlib.Path:
+def finished(workdir: pathlib.Path, *, seed=0, beside=None, **fields) -> pathlib.Path:
     """The workdir of a run that ended with drawn weights, written by eight devices along `data`.
 
     `beside` is what its state has beside the weights.
     """
     cfg = pretraining(**fields)
-    params = drawn(cfg, seed) if params is None else params
-    state = {"params": params, **(beside or {"opt_state": np.float32(0)})}
+    state = {"params": drawn(cfg, seed), **(beside or {"opt_state": np.float32(0)})}
     mesh = sharding.make_mesh(MeshShape())
     saves = Checkpoints(workdir / "checkpoints", Checkpointing())
     saves.save(STEP, jax.device_put(state, sharding.shardings(mesh, state)), {"next_index": 0})
