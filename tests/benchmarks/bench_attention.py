@@ -20,6 +20,7 @@ import datetime
 import functools
 import itertools
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -37,6 +38,8 @@ from attention_times import NAMES, PASSES, Shape, in_turns, jax_inputs, jax_step
 from mmjax.kernels.attention import attention, pallas_gpu, pallas_gpu_splits  # noqa: E402
 from mmjax.kernels.attention.case import Arrays, Case  # noqa: E402
 
+# The last line of a failure is then its reason.
+ENV = {**os.environ, "JAX_TRACEBACK_FILTERING": "off"}
 HEADS = 12
 TEXT = 77
 LIMIT_S = 1200  # of one shape; compiling takes nearly all of it
@@ -74,7 +77,7 @@ def asked(family, python, shape: Shape) -> dict:
     script = str(pathlib.Path(__file__).with_name("attention_times.py"))
     command = [python, script, family, json.dumps(vars(shape))]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=ENV)
     except subprocess.TimeoutExpired:
         why = f"nothing in {LIMIT_S} s"
     else:

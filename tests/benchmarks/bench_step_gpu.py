@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import datetime
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -25,6 +26,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from bench_step import B1, B2, EPS, LR, WEIGHT_DECAY, let_torchvision_import, mmjax_step, spread  # noqa: E402
 from clip_sizes import SIZES, ClipSize  # noqa: E402
 
+# The last line of a failure is then its reason.
+ENV = {**os.environ, "JAX_TRACEBACK_FILTERING": "off"}
 WARM_UP = 5
 ATTENTION = ("auto", "pallas_gpu", "cudnn", "xla")
 NAMES = ("open_clip", *(f"mmjax {name}" for name in ATTENTION))
@@ -150,7 +153,7 @@ def main():
     for name in args.names:
         python = args.torch_python if name == "open_clip" else sys.executable
         command = [python, __file__, *sys.argv[1:], "--worker", name]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, text=True, env=ENV)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["failed"])[-1][:80]
             print(f"| {name} | {why} | | | |", flush=True)

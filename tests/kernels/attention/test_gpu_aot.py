@@ -75,7 +75,7 @@ SHAPES = [
     (256, 96, dict(lengths=True, causal=True, segments=True)),
 ]
 # Of the backward kernel, which spills there, with the bytes that a thread may.
-SPILLING = [(197, 64, dict(causal=True), 16), (256, 64, dict(lengths=True, causal=True, segments=True), 128)]
+SPILLING = [(197, 64, dict(causal=True), 40), (256, 64, dict(lengths=True, causal=True, segments=True), 128)]
 
 
 class Kernel(NamedTuple):
