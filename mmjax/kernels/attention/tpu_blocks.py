@@ -9,9 +9,8 @@ import json
 import pathlib
 from typing import Literal
 
-import jax
-
 from mmjax.kernels.attention.case import Case
+from mmjax.kernels.attention.devices import compiled_for
 
 Kernel = Literal["forward", "backward"]
 
@@ -46,7 +45,7 @@ class Blocks:
 
 def blocks(case: Case, kernel: Kernel, device: str | None = None) -> Blocks:
     """For a kind of device; None: for the one that is compiled for."""
-    device = _device() if device is None else device
+    device = compiled_for() if device is None else device
     keys = (key_of(case, kernel, device, masks) for masks in (mask_of(case), ""))
     found = next((_plans()[key] for key in keys if key in _plans()), None)
     return fit(case, found or rule(case, kernel))
@@ -106,12 +105,6 @@ def mask_of(case: Case) -> str:
 
 def _up(n: int, step: int) -> int:
     return -(-n // step) * step
-
-
-def _device() -> str:
-    """The kind of device that is compiled for: of the mesh, where there is one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return jax.devices()[0].device_kind if device is None else device.device_kind
 
 
 @functools.cache
