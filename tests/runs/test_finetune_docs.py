@@ -107,5 +107,5 @@ def test_half_of_the_weights_of_a_pruned_kernel_are_zero(tutorial):
 
 
 def test_a_soup_is_the_mean_of_its_parts(tutorial):
-    soup, mine, wise = (params(tutorial, run)["image"]["positions"] for run in ("soup", "mine", "wise"))
-    np.testing.assert_allclose(soup, (np.float64(mine) + wise) / 2, rtol=1e-5, atol=1e-7)
+    soup, last, wise = (params(tutorial, run)["image"]["positions"] for run in ("soup", "prompts", "wise"))
+    np.testing.assert_allclose(soup, (np.float64(last) + wise) / 2, rtol=1e-5, atol=1e-7)
