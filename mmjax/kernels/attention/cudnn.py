@@ -37,7 +37,7 @@ def refusal(case: Case) -> str | None:
     if case.segments:
         return "segment_ids need a mask as large as the scores, which it wants of even lengths"
     if not case.is_self:
-        return f"it wants as many queries as keys, not {case.queries} and {case.keys}"
+        return f"it wants as many queries as keys, of one sequence, not {case.queries} and {case.keys}"
     capability = devices.cuda_capability()
     # A machine that only compiles for GPUs does not know which; what all of them serve, it may take.
     if capability is None and "cuda" in devices.compilable():

@@ -30,7 +30,7 @@ def refusal(case: Case) -> str | None:
     if case.dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not in {case.dtype}"
     if not case.is_self:
-        return f"it wants as many queries as keys, not {case.queries} and {case.keys}"
+        return f"it wants as many queries as keys, of one sequence, not {case.queries} and {case.keys}"
     if case.keys > LONGEST:
         return f"it keeps a row of scores in registers, at most {LONGEST} of them, not {case.keys}"
     if case.width % 8 or not 16 <= case.width <= WIDEST:
