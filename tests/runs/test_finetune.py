@@ -61,7 +61,7 @@ def test_the_workdir_says_all_that_came_from_the_checkpoint_and_the_data(tuned, 
     assert task.labels.names == PAINTS and task.head.classes == 4
     before = config.from_json((finished.workdir / "config.json").read_text())
     assert tower.module == before.towers["image"] and cfg.preprocess == before.preprocess
-    assert "22 of 22 parameters of the tower are restored as they are" in (tuned / "log.txt").read_text()
+    assert "image: 22 of 22 parameters are restored as they are" in (tuned / "log.txt").read_text()
 
 
 @pytest.mark.slow
