@@ -16,7 +16,7 @@ from mmjax.towers.conv import ConvNet
 from mmjax.towers.text import BagOfPieces
 
 
-def get_config(teacher: str = "runs/quickstart", alone: bool = False, steps: int = 3_600, seed: int = 0):
+def get_config(teacher: str = "runs/quickstart", alone: bool = False, steps: int = 2_400, seed: int = 0):
     base = emoji.get_config(steps=steps, seed=seed, every_steps=0)
     towers = {
         "image": ConvNet(widths=(24, 48, 64), hidden=128, embed=128),
