@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_an_error_of_one_line(change, message):
         ("cudnn", 9.0, dict(width=264), "multiples of 8 up to 256 here, not 264"),
         ("cudnn", 8.9, dict(width=136), "multiples of 8 up to 128 here, not 136"),
         ("cudnn", 9.0, dict(segments=True), "segment_ids: segment_ids need a mask as large as the scores"),
-        ("cudnn", 9.0, dict(queries=1), "as many queries as keys, not 1 and 5"),
+        ("cudnn", 9.0, dict(queries=1), "as many queries as keys, of one sequence, not 1 and 5"),
         ("cudnn", 7.5, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
         ("cudnn", None, dict(), "needs an NVIDIA GPU of compute capability 8.0"),
         ("pallas_tpu", None, dict(queries=1), "as many queries as keys, of one sequence, not 1 and 5"),

@@ -70,7 +70,7 @@ def case(**fields):
         (dict(), None),
         (dict(dtype=jnp.dtype("float16"), width=128, queries=128, keys=128), None),
         (dict(dtype=jnp.dtype("float32")), "bfloat16 or float16, not in float32"),
-        (dict(queries=1), "as many queries as keys, not 1 and 77"),
+        (dict(queries=1), "as many queries as keys, of one sequence, not 1 and 77"),
         (dict(queries=257, keys=257), "at most 256 of them, not 257"),
         (dict(width=68), "multiples of 8 from 16 to 128, not 68"),
         (dict(width=136), "multiples of 8 from 16 to 128, not 136"),
