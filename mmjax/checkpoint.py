@@ -6,6 +6,7 @@ random key, and what the objective remembers) and `meta` (JSON). Finetuning, eva
 without `rest`.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -134,13 +135,18 @@ class Checkpoints:
             raise ValueError(f"checkpoint of step {step} was not written to {manager.directory}")
 
     def restore(self, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The latest step as (state, meta), laid out as the `jax.ShapeDtypeStruct`s of `state` say."""
+        """The latest step as (state, meta), laid out as the `jax.ShapeDtypeStruct`s of `state` say.
+
+        Raises:
+            ValueError: its files are damaged.
+        """
         rest = {name: value for name, value in state.items() if name not in _WEIGHTS}
         weights = {name: ocp.args.StandardRestore(state[name]) for name in _WEIGHTS if name in state}
         items = ocp.args.Composite(
             rest=ocp.args.StandardRestore(rest), meta=ocp.args.JsonRestore(), **weights
         )
-        restored = self._manager.restore(self.latest(), args=items)
+        with _damage_is_told(self._manager.directory, self.latest()):
+            restored = self._manager.restore(self.latest(), args=items)
         return {name: restored[name] for name in weights} | restored["rest"], restored["meta"]
 
     def _read_record(self) -> float:
@@ -203,21 +209,36 @@ def restore_params(directory: pathlib.Path, params, step: int, *, item: str = "p
         item: `params`, or `ema` for their moving average.
 
     Raises:
-        ValueError: the step does not hold these parameters, or in other shapes.
+        ValueError: the step does not hold these parameters, or in other shapes, or is damaged.
     """
     try:
         _check_held(saved_shapes(directory, step, item=item), params)
-        with ocp.CheckpointManager(
-            directory.absolute(), options=ocp.CheckpointManagerOptions(read_only=True)
-        ) as manager:
-            wanted = ocp.args.PyTreeRestore(
-                params,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(params),
-                partial_restore=True,
-            )
-            return manager.restore(step, args=ocp.args.Composite(**{item: wanted}))[item]
     except (ValueError, KeyError) as error:
         raise ValueError(f"step {step} of {directory} does not fit the config beside it: {error}") from error
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    wanted = ocp.args.PyTreeRestore(
+        params, restore_args=ocp.checkpoint_utils.construct_restore_args(params), partial_restore=True
+    )
+    with ocp.CheckpointManager(directory.absolute(), options=options) as manager:
+        with _damage_is_told(directory, step):
+            return manager.restore(step, args=ocp.args.Composite(**{item: wanted}))[item]
+
+
+@contextlib.contextmanager
+def _damage_is_told(directory, step):
+    """Makes a ValueError of one line where orbax tells the whole spec of the array that it cannot read."""
+    try:
+        yield
+    except Exception as error:
+        told = [text for text in (str(error), str(error.__cause__)) if "Error reading" in text]
+        if not told:
+            raise
+        reason = told[0].split(" [tensorstore_spec")[0]
+        others = [other for other in saved_steps(directory) if other != step]
+        raise ValueError(
+            f"step {step} of {directory} is damaged: {reason}; other steps there: {others}; "
+            "remove the folder of this one to use the one before it"
+        ) from error
 
 
 def _check_held(held, wanted):
