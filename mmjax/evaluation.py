@@ -56,6 +56,27 @@ def check_needs(evals: dict[str, Evaluator], functions: Iterable[str]):
             _note(written, label, evaluator.name, evaluator.finds)
 
 
+def check_best(best: str | None, evals: dict[str, Evaluator]) -> None:
+    """Raises ValueError for a metric to go by that no evaluator writes in the loop, as far as they say."""
+    if best is None:
+        return
+    watched = [e for e in evals.values() if e.every_steps]
+    named = [e for e in watched if best.startswith(f"val/{e.name}/")]
+    if not named:
+        names = [f"val/{e.name}/" for e in watched]
+        raise ValueError(f"checkpoint.best={best!r} is no metric of an evaluator with every_steps: {names}")
+    if all(isinstance(e, Foretells) for e in named):
+        _check_known(best, [f"val/{e.name}/{metric}" for e in named for metric in e.finds])
+
+
+def _check_known(best: str, known: list[str], remedy: str = "") -> None:
+    if best not in known:
+        near = ", ".join(difflib.get_close_matches(best, known, n=3) or known)
+        raise ValueError(
+            f"checkpoint.best={best!r} is a metric that nobody writes; use one of {near}{remedy}"
+        )
+
+
 def _note(written: set[str], label: str, name: str, found: Iterable[str]) -> list[str]:
     """Adds the names of the metrics as metrics.jsonl has them, which it returns, to those of the others."""
     names = [f"val/{name}/{metric}" for metric in found]
@@ -138,12 +159,7 @@ class Evaluation:
             return
         reports = [self.reports[label] for label in named]
         known = [f"val/{name}/{metric}" for name, report_ in reports for metric in report_.metrics]
-        if self._best not in known:
-            near = ", ".join(difflib.get_close_matches(self._best, known, n=3) or known)
-            raise ValueError(
-                f"checkpoint.best={self._best!r} is a metric that nobody writes; use one of {near}, and the "
-                "same command goes on from its last checkpoint"
-            )
+        _check_known(self._best, known, ", and the same command goes on from its last checkpoint")
 
 
 def finish(

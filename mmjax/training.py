@@ -19,7 +19,7 @@ from mmjax import config, flops, loop, metrics, optim, sharding, workdir
 from mmjax.checkpoint import Checkpoints
 from mmjax.data import REASONS, pipeline
 from mmjax.evals import Embed
-from mmjax.evaluation import Evaluation, finish, licences
+from mmjax.evaluation import Evaluation, check_best, finish, licences
 from mmjax.towers import batch_norm
 
 log = logging.getLogger("mmjax")
@@ -154,10 +154,7 @@ def check(cfg):
     """Raises ValueError for values of a config's fields that no training can have."""
     if cfg.steps < 1 or cfg.log_every < 1:
         raise ValueError(f"steps={cfg.steps} and log_every={cfg.log_every} must be at least 1")
-    best = cfg.checkpoint.best_metric
-    watched = [f"val/{e.name}/" for e in cfg.evals.values() if e.every_steps]
-    if best is not None and not best.startswith(tuple(watched)):
-        raise ValueError(f"checkpoint.best={best!r} is no metric of an evaluator with every_steps: {watched}")
+    check_best(cfg.checkpoint.best_metric, cfg.evals)
 
 
 def compile_step(step: Callable, mesh: Mesh, layout, shapes, batch, *fixed):

@@ -16,7 +16,7 @@ from mmjax.evals import Confusion, Report
 from mmjax.evals.linear_probe import LinearProbe
 from mmjax.evals.robustness import Robustness
 from mmjax.evals.zero_shot import ZeroShot
-from mmjax.evaluation import Evaluation, check_needs, licences
+from mmjax.evaluation import Evaluation, check_best, check_needs, licences
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,18 @@ def test_a_best_metric_that_its_evaluator_does_not_find_is_refused_with_the_near
     with pytest.raises(ValueError, match="checkpoint.best='val/a/text' .* use one of val/a/texts, and"):
         run.run(2, EMBED)
     Evaluation(evaluators, 9, writer, best="val/a/texts").run(2, EMBED)
+
+
+def test_a_best_metric_is_refused_before_training_where_its_evaluators_say_what_they_find():
+    classes = dict(name="a", source=Scenes(split="val", px=32), every_steps=2)
+    told = "checkpoint.best='val/a/zs_acc' is a metric that nobody writes; use one of .*val/a/zs_acc1"
+    with pytest.raises(ValueError, match=told):
+        check_best("val/a/zs_acc", {"one": ZeroShot(**classes)})
+    check_best("val/a/zs_acc1", {"one": ZeroShot(**classes)})
+    # Another one of this name does not say it.
+    check_best("val/a/zs_acc", {"one": ZeroShot(**classes), "two": Count(name="a", every_steps=2)})
+    with pytest.raises(ValueError, match="is no metric of an evaluator with every_steps"):
+        check_best("val/a/texts", {"end": Count(name="a")})
 
 
 def test_a_best_metric_may_be_of_the_later_of_two_evaluators_of_one_name(writer):

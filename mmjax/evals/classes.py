@@ -60,7 +60,7 @@ def check_known(name: str, ids: Iterable[int], classes: Classes) -> None:
 
 
 def check_enough(name: str, split: str, label_N: np.ndarray, classes: Classes, *, least: int = 1) -> None:
-    """Raises ValueError where a class has fewer than `least` examples to learn from."""
+    """Raises ValueError where a class has fewer than `least` examples in a split that is learned from."""
     count_C = np.bincount(label_N, minlength=len(classes.names))
     few_C = np.flatnonzero(count_C < least)
     if len(few_C):

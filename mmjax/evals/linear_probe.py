@@ -59,12 +59,13 @@ class LinearProbe:
         return (*classification.names("lp", detail=self.detail, calibrated=True), "lp_l2", "lp_val_acc1")
 
     def prepare(self) -> None:
-        """Raises ValueError where a class has no example to learn from, or an example no class."""
+        """Raises ValueError where a class has no example in `train` or `val`, or an example no class."""
         for source in (self.source, self.train, self.val):
             source.prepare()
         if self.detail:
             scores.require()
-        check_enough(self.name, "train", self._data.train.label_N, self._data.classes)
+        for split, part in {"train": self._data.train, "val": self._data.val}.items():
+            check_enough(self.name, split, part.label_N, self._data.classes)
 
     def __call__(self, embed: Embed) -> Report:
         return self.fit(embed)(embed)

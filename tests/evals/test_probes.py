@@ -149,6 +149,10 @@ def test_too_few_examples_are_refused_before_anything_is_embedded(data):
         LinearProbe(
             name="x", train=data.source(0, 3), val=data.source(3, 9), source=data.source(9, 19)
         ).prepare()
+    with pytest.raises(ValueError, match="classes have fewer than 1 examples in val; give more of"):
+        LinearProbe(
+            name="x", train=data.source(0, 50), val=data.source(50, 52), source=data.source(60, 90)
+        ).prepare()
     with pytest.raises(ValueError, match="5 of 5 classes have fewer than 16 examples in train"):
         FewShot(name="x", train=data.source(0, 50), source=data.source(50, 60)).prepare()
     with pytest.raises(ValueError, match="k=20 of 10 examples"):
