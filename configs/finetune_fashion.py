@@ -47,7 +47,13 @@ def get_config(
             seed=seed,
         ),
         steps=steps,
-        optim=Optim(lr=RATES[tune], warmup_steps=steps // 20, weight_decay=0.05, layer_decay=layer_decay),
+        optim=Optim(
+            lr=RATES[tune],
+            warmup_steps=steps // 20,
+            # Learned prompts alone have nothing that decays.
+            weight_decay=0.0 if (tune, head) == ("head", "learned") else 0.05,
+            layer_decay=layer_decay,
+        ),
         evals={
             split: Classified(
                 name=f"fashion_{split}",

@@ -79,7 +79,13 @@ def get_config(
         ),
         colour=(colour.Jitter(prob=0.5),),
         steps=steps,
-        optim=Optim(lr=RATES[tune], warmup_steps=steps // 10, weight_decay=0.05, layer_decay=layer_decay),
+        optim=Optim(
+            lr=RATES[tune],
+            warmup_steps=steps // 10,
+            # Learned prompts alone have nothing that decays.
+            weight_decay=0.0 if (tune, head) == ("head", "learned") else 0.05,
+            layer_decay=layer_decay,
+        ),
         evals={"val": Classified(name="photos_val", source=val, classes=train, every_steps=steps // 3)},
         log_every=10,
     )

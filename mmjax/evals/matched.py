@@ -1,13 +1,16 @@
 """Image-text matching: whether a model tells a picture's own text from the one it most easily takes for it.
 
 A matching task reads picture and text together, which is too slow for all pairs and exact for a few: so it
-judges the few that embeddings find. Letters: N pictures, M texts, Q queries, C candidates, K of them that
-are judged, P pairs, B block of pictures.
+judges the few that embeddings find. By these its wrong pairs were drawn, so that its log-odds say how much
+more probable than by them a pair is (Gutmann and Hyvärinen 2010, noise-contrastive estimation, eq. 5): both
+together rank the candidates. Letters: N pictures, M texts, Q queries, C candidates, K of them that are
+judged, P pairs, B block of pictures or queries.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from mmjax.evals.galleries import Side
 
 _YES = 1  # column of the task's probabilities
 _RECALLS = (1, 5)
+_LEAST = 1e-9  # of a probability, so that its log-odds are finite
 
 _Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs by their numbers, how probable they match
 
@@ -26,12 +30,13 @@ _Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of pairs by their num
 class Matched:
     """Accuracy on pairs and their hardest negatives (`itm_acc`, chance 0.5), and recall before
     (`itm_i2t_r1_before`) and after (`itm_i2t_r1`) the first `top` candidates of each query are put in the
-    order of their probability to match."""
+    order of the sum of their log-odds to match and `scale` times their cosine."""
 
     name: str  # data set and split, as metrics name it
     source: Source
     task: str = "match"  # which one of the classifier
     top: int = 10  # candidates of a query that are judged
+    scale: float = 14.0  # that of the task, by which it drew wrong pairs; 0 ranks by its probability alone
     every_steps: int = 0  # 0 evaluates after the last step only
     limit: int | None = None  # examples, evenly spread over the source; None takes all
 
@@ -39,6 +44,8 @@ class Matched:
         check_fields(name=self.name, every_steps=self.every_steps, limit=self.limit)
         if self.top < 2:
             raise ValueError(f"top={self.top} candidates leave nothing to reorder; use 2 or more")
+        if not 0 <= self.scale < math.inf:
+            raise ValueError(f"scale={self.scale} must be 0 or more")
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -73,11 +80,10 @@ class Matched:
         before_Q = ranking.rank(
             queries.z_NE, candidates.z_NE, query_id_Q=queries.id_N, candidate_id_C=candidates.id_N
         ).rank_Q
-        blocks = ranking.blocks(queries.z_NE, candidates.z_NE)
-        top_QK = np.concatenate([ranking.order(scores_QC)[:, : self.top] for _, scores_QC in blocks])
+        top_QK, cosine_QK = map(np.concatenate, zip(*self._found(queries, candidates), strict=True))
         query_P = np.repeat(np.arange(len(top_QK)), top_QK.shape[1])
-        probs_QK = judge(query_P, top_QK.ravel()).reshape(top_QK.shape)
-        right_QK = candidates.id_N[reordered(top_QK, probs_QK)] == queries.id_N[:, None]
+        score_QK = self._score(judge(query_P, top_QK.ravel()).reshape(top_QK.shape), cosine_QK)
+        right_QK = candidates.id_N[reordered(top_QK, score_QK)] == queries.id_N[:, None]
         # The others keep their places behind those that are judged.
         after_Q = np.where(right_QK.any(axis=1), 1 + right_QK.argmax(axis=1), before_Q)
         ranks = {"_before": before_Q, "": after_Q}
@@ -86,6 +92,16 @@ class Matched:
             for when, rank_Q in ranks.items()
             for k in _RECALLS
         }
+
+    def _found(self, queries: Side, candidates: Side) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """By blocks of queries: the candidates that are judged, and their cosines."""
+        for _, cosine_BC in ranking.blocks(queries.z_NE, candidates.z_NE):
+            top_BK = ranking.order(cosine_BC)[:, : self.top]
+            yield top_BK, np.take_along_axis(cosine_BC, top_BK, axis=1)
+
+    def _score(self, yes_QK: np.ndarray, cosine_QK: np.ndarray) -> np.ndarray:
+        yes_QK = np.clip(np.float64(yes_QK), _LEAST, 1 - _LEAST)
+        return np.log(yes_QK / (1 - yes_QK)) + self.scale * cosine_QK
 
     @functools.cached_property
     def _data(self) -> tuple[Pictures, np.ndarray, tuple[str, ...], np.ndarray]:
@@ -102,9 +118,9 @@ class Matched:
         return Pictures(self.source, np.array(indices)), np.array(ids), texts, text_id_M
 
 
-def reordered(top_QK: np.ndarray, probs_QK: np.ndarray) -> np.ndarray:
-    """The candidates of each query by their probabilities; ties stay as before."""
-    return np.take_along_axis(top_QK, ranking.order(probs_QK), axis=1)
+def reordered(top_QK: np.ndarray, score_QK: np.ndarray) -> np.ndarray:
+    """The candidates of each query by their scores; ties stay as before."""
+    return np.take_along_axis(top_QK, ranking.order(score_QK), axis=1)
 
 
 def _accuracy(judge: _Judge, images: Side, texts: Side) -> float:

@@ -76,34 +76,50 @@ def test_a_wrong_pair_is_the_most_similar_text_of_another_id():
     assert asked[: 2 * len(IDS)] == [(i, i) for i in IDS] + [(i, (i - 1) % 6) for i in IDS]
 
 
-def test_candidates_are_in_the_order_of_their_probabilities_and_ties_stay():
+def test_candidates_are_in_the_order_of_their_scores_and_ties_stay():
     assert reordered(np.array([[3, 1, 0]]), np.array([[0.1, 0.7, 0.1]])).tolist() == [[1, 3, 0]]
 
 
-def judged_by_sorting(judge, top):
+COSINES = np.eye(6) @ Z["text"].T
+
+
+def judged_by_sorting(score, top):
     """Recalls from picture to text after the first `top` texts of each are sorted once more."""
     places = []
     for own in IDS:
-        order = sorted(range(6), key=lambda j, own=own: (-float(np.eye(6)[own] @ Z["text"][j]), j))
-        first = sorted(order[:top], key=lambda j, own=own: -judge(own, j))
+        order = sorted(range(6), key=lambda j, own=own: (-COSINES[own, j], j))
+        first = sorted(order[:top], key=lambda j, own=own: -score(own, j))
         places.append(1 + (first + order[top:]).index(own))
     return {f"itm_i2t_r{k}": np.mean([place <= k for place in places]) for k in (1, 5)}
 
 
 @pytest.mark.parametrize("top", [2, 3, 6])
-def test_recall_is_that_of_sorting_whatever_the_size_of_a_block(top, monkeypatch):
+def test_without_a_scale_probabilities_alone_rank_whatever_the_size_of_a_block(top, monkeypatch):
     def judge(image, text):
         return (7 * image + 3 * text) % 5 / 5
 
     expected = judged_by_sorting(judge, top)
-    found = report(judge, top=top)
+    found = report(judge, top=top, scale=0.0)
     assert {name: found[name] for name in expected} == expected
     monkeypatch.setattr(ranking, "_BLOCK", 1)
-    assert report(judge, top=top) == found
+    assert report(judge, top=top, scale=0.0) == found
     assert set(found) == set(Matched(name="x", source=Numbered(), top=top).finds)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_judge_of_pairs_drawn_by_cosines_ranks_by_how_probable_a_text_is(seed):
+    """It tells true from drawn ones, by p / (p + q): with the cosines, which made q, its odds give p."""
+    p = np.random.default_rng(seed).dirichlet(np.ones(6), size=6) + 1e-3
+    q = np.exp(14 * COSINES)
+    q /= q.sum(axis=1, keepdims=True)
+    expected = judged_by_sorting(lambda image, text: p[image, text], top=6)
+    found = report(lambda image, text: p[image, text] / (p[image, text] + q[image, text]), top=6)
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_what_cannot_be_judged_is_refused():
     with pytest.raises(ValueError, match="top=1 candidates leave nothing"):
         Matched(name="x", source=Numbered(), top=1)
+    with pytest.raises(ValueError, match="scale=-1.0 must be 0 or more"):
+        Matched(name="x", source=Numbered(), scale=-1.0)
     assert Matched(name="x", source=Numbered(), task="m").needs == ("image", "text", "classes/m")

@@ -57,7 +57,7 @@ def test_of_learned_prompts_the_context_is_saved_alone_and_a_soup_of_one_needs_n
     spec, photos, tmp_path
 ):
     workdir = tmp_path / "learned"
-    assert here(spec("tune=head", "head=learned"), workdir, "steps=4", "towers.image.frozen_steps=0") == 0
+    assert here(spec("tune=head", "head=learned"), workdir, "steps=4") == 0
     width = mmjax.load(workdir).config.tasks["class"].head.text.tower.width
     assert saved(workdir) == {"head/class/text/context": (2, width)}
     model, pictures = assert_as_evaluated(workdir), sorted(photos.rglob("*.jpg"))[:5]

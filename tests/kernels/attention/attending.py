@@ -221,6 +221,15 @@ def errors(member, example):
     return errors
 
 
+def forget(example):
+    """Frees what was made of it: a process has room for the programs of some hundred examples."""
+    for made in (compiled, found, errors):
+        made.cache_clear()
+    for name in ("arrays", "poisoned"):
+        vars(example).pop(name, None)
+    jax.clear_caches()
+
+
 def covering(**choices):
     """Examples such that any two values of different fields, and any choice of masks, meet in one of them.
 
