@@ -57,15 +57,8 @@ def test_in_bfloat16_the_attention_of_xla_is_as_near_to_it_as_that_of_jax(exampl
     check("xla", example)
 
 
-def listed(example):
-    """A parameter of a test. Interpreting one, XLA on a CPU refuses a product: BF16 x BF16 = F32."""
-    refused = str(example) == "1024x2x128-bfloat16-kv_len-lengths-segments-causal-norm-rope"
-    marks = [pytest.mark.xfail(raises=jax.errors.JaxRuntimeError, strict=True)] if refused else []
-    return pytest.param(example, id=str(example), marks=marks)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("example", [*map(listed, ALL)])
+@pytest.mark.parametrize("example", ALL, ids=str)
 def test_so_are_those_of_every_published_length_and_head(example):
     try:
         for member in MEMBERS:

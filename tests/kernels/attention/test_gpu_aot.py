@@ -4,6 +4,7 @@ pip install jax-cuda13-plugin==V jax-cuda13-pjrt==V nvidia-cuda-nvcc    # V: the
 python -m pytest -m gpu_aot tests/kernels/attention/test_gpu_aot.py
 """
 
+import functools
 import importlib.util
 import pathlib
 import re
@@ -12,12 +13,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import podstep
 import pytest
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax import sharding
-from mmjax.kernels.attention import attention, pallas_gpu, pallas_gpu_splits
+from mmjax.kernels.attention import SAVED, attention, pallas_gpu, pallas_gpu_splits
 from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.sharding import MeshShape
 
@@ -50,6 +52,7 @@ gpu_device_info {
   block_dim_limit_z: 65535
 }
 """
+TARGETS = {"auto": "__cudnn$fmha", "pallas_gpu": "mosaic_gpu"}  # what a program calls
 OPTIN = 232_448  # bytes of shared memory that a thread block may have
 REGISTERS = 65_536  # of a multiprocessor
 
@@ -168,8 +171,8 @@ def test_a_causal_backward_kernel_spills_no_more_than_is_said(compiled, length, 
     assert 0 < found.spilled_bytes <= most
 
 
-@pytest.mark.parametrize("implementation, calls", [("auto", "__cudnn$fmha"), ("pallas_gpu", "mosaic_gpu")])
-def test_on_a_mesh_nothing_is_moved_or_sent_around_the_calls(chips, implementation, calls):
+@pytest.mark.parametrize("implementation, target", TARGETS.items())
+def test_on_a_mesh_nothing_is_moved_or_sent_around_the_calls(chips, implementation, target):
     """Of an odd length, forward and backward."""
     mesh = sharding.make_mesh(MeshShape(data=2, tensor=2), chips(4))
     where = NamedSharding(mesh, PartitionSpec("data", None, "tensor"))
@@ -183,8 +186,43 @@ def test_on_a_mesh_nothing_is_moved_or_sent_around_the_calls(chips, implementati
 
     with jax.set_mesh(mesh):
         text = jax.jit(run).lower(x, x, x, x).compile().as_text()
-    named = re.findall(r'custom_call_target="([^"]*)"', text)
-    assert len([name for name in named if calls in name]) == 2
+    assert podstep.kernels(text, target) == 2
     # A bitcast moves nothing; an array of heads apart is as large as one of them packed.
     moved = re.findall(r"= bf16\S* (copy|transpose|all-\w+|reduce-scatter|collective-permute|fusion)\(", text)
     assert moved == []
+
+
+def layers(x_BSX, *, implementation, policy):
+    """Three of them, scanned; rematerialised by a policy of `jax.checkpoint`."""
+
+    def layer(x_BSX, _):
+        return x_BSX + attention(*[x_BSX] * 3, num_heads=2, implementation=implementation), None
+
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)
+    return jax.lax.scan(layer, x_BSX, length=3)[0]
+
+
+@pytest.mark.parametrize("implementation, target", TARGETS.items())
+def test_kernels_compile_scanned_rematerialised_and_mapped(chips, implementation, target):
+    """Inside a loop over layers, one forward and one backward, and a second forward where nothing is saved."""
+    mesh = sharding.make_mesh(MeshShape(), chips(1))
+    x = jax.ShapeDtypeStruct((3, 4, 77, 128), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
+
+    def count(function):
+        with jax.set_mesh(mesh):
+            by_x = jax.grad(lambda x: function(x).astype(jnp.float32).sum())
+            return podstep.kernels(jax.jit(by_x).lower(x).compile().as_text(), target)
+
+    saved = jax.checkpoint_policies.save_only_these_names(SAVED)
+    for policy, expected in ((saved, 2), (None, 3)):
+        run = functools.partial(layers, implementation=implementation, policy=policy)
+        assert count(lambda x, run=run: run(x[0])) == count(jax.vmap(run)) == expected
+
+
+@pytest.mark.parametrize("implementation, target", TARGETS.items())
+def test_in_a_step_on_sixteen_gpus_kernels_add_no_collective(chips, implementation, target):
+    """Of towers whose layers are scanned, in two micro-batches: embedded first, then forward and backward."""
+    how = dict(scan=True, accumulate=2)
+    plain, text = (podstep.program(chips(16), attention=name, **how) for name in ("xla", implementation))
+    assert [podstep.kernels(x, target) for x in (plain, text)] == [0, 3 * podstep.TOWERS]
+    assert podstep.collectives(text) == podstep.collectives(plain)

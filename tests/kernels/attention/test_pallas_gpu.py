@@ -1,11 +1,13 @@
 """The Hopper kernels: what they refuse, how a case is split, and what they compute, interpreted on a CPU.
 
 That they compile for a GPU is for test_gpu_aot.py. The interpreter has a thread for every warpgroup and takes
-seconds for a head, so here are few examples; `-m slow` has more. It has effects, with which JAX neither maps
-nor rematerialises: on a mesh the kernels are compiled, in test_gpu_aot.py.
+seconds for a head, so here are few examples; `-m slow` has more. It has effects, which JAX does not
+rematerialise, and runs on one device alone: rematerialised and on a mesh the kernels are compiled, in
+test_gpu_aot.py.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import attending
@@ -13,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tinyclip
 from attending import RESULTS, Example
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from mmjax.kernels.attention import (
+    attention,
     devices,
     pallas_gpu,
     pallas_gpu_backward,
@@ -24,6 +28,7 @@ from mmjax.kernels.attention import (
 )
 from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.pallas_gpu_tiles import Block, T
+from mmjax.towers.vit import ViT
 
 needs_interpreter = pytest.mark.skipif(
     jax.__version_info__ < pallas_gpu.SINCE, reason="JAX from 0.11.2 on interprets kernels of Mosaic GPU"
@@ -188,6 +193,49 @@ def test_two_runs_and_what_padding_holds_change_not_a_bit():
         again = attending.compiled("pallas_gpu", TINY)(*arrays)
         for name in RESULTS:
             np.testing.assert_array_equal(first[name], again[name], name)
+
+
+@needs_interpreter
+@quiet
+def test_mapped_and_scanned_they_compute_the_same(monkeypatch):
+    monkeypatch.setattr(devices, "compilable", frozenset)  # beside a branch for CUDA it cannot be mapped
+    width = 16
+    x_VBSX, gradient_VBSX = (attending.random((3, 2, 13, width), seed, jnp.bfloat16) for seed in range(2))
+    lengths_VB = jnp.array([[13, 0], [5, 9], [1, 13]], jnp.int32)
+
+    def run(x_BSX, lengths_B, gradient_BSX):
+        attend = functools.partial(attention, num_heads=1, causal=True, lengths=lengths_B)
+        output, pull = jax.vjp(lambda x: attend(x, x, x, implementation="pallas_gpu"), x_BSX)
+        return output, *pull(gradient_BSX)
+
+    apart = [run(*given) for given in zip(x_VBSX, lengths_VB, gradient_VBSX, strict=True)]
+    for found in (
+        jax.jit(jax.vmap(run))(x_VBSX, lengths_VB, gradient_VBSX),
+        jax.jit(lambda *given: jax.lax.map(lambda one: run(*one), given))(x_VBSX, lengths_VB, gradient_VBSX),
+    ):
+        for one, expected in zip(found, zip(*apart, strict=True), strict=True):
+            np.testing.assert_array_equal(one, np.stack(expected))
+
+
+@needs_interpreter
+@quiet
+def test_a_tower_trains_with_them_in_micro_batches(monkeypatch):
+    """In bfloat16, as near to float32 as with XLA's attention. (Flax scans no layers that have effects.)"""
+    monkeypatch.setattr(devices, "compilable", frozenset)
+    batch, key = tinyclip.batch(4), jax.random.key(0)
+
+    def gradient_of(**fields):
+        encoder = tinyclip.ENCODER.clone(heads=2, scan=False, **fields)
+        towers = {"image": ViT(width=32, patch=8, embed=8, encoder=encoder), "text": tinyclip.Linear()}
+        cfg = tinyclip.config(4, towers=towers, accumulate=2)
+        return tinyclip.value_and_grad(cfg, tinyclip.params(cfg), batch, key)[1]
+
+    expected = gradient_of(attention="xla")
+    errors = [
+        tinyclip.distance(gradient_of(attention=name, dtype="bfloat16"), expected)
+        for name in ("pallas_gpu", "xla")
+    ]
+    assert errors[0] < 1.1 * errors[1]
 
 
 def race(monkeypatch, capfd, length, width):
