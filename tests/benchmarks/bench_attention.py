@@ -1,16 +1,19 @@
 """Attention: what `auto` costs on a CPU beside JAX's own, and every implementation on a GPU.
 
     python tests/benchmarks/bench_attention.py cpu
+    python tests/benchmarks/bench_attention.py numbers
     python tests/benchmarks/bench_attention.py sweep
     python tests/benchmarks/bench_attention.py gpu --torch-python=/path/to/python
 
 `gpu` times all published lengths and head widths at 6,144 heads in bfloat16, and texts of 77 with a causal
 mask: ours beside XLA's, cuDNN's, and torch's flash and cuDNN attention, forward and with the backward pass.
 Fractions are of what this card's memory and products reach when measured alone, the ratio is of speeds. What
-does not fit or is not served says so. `sweep` times the kernels for Hopper with every number of warpgroups
-that they may have, and writes the fastest to their table.
+does not fit or is not served says so. `numbers` compares ours and cuDNN's with float64 before, of enough
+examples for every multiprocessor and with padding full of NaN: what is wrong need not be timed. `sweep` times
+the kernels for Hopper with every number of warpgroups that they may have, and writes the fastest to their
+table.
 
-All of `gpu` runs on a CPU, too, to see that it does: `--heads=12 --lengths 17 --widths 64 --rounds=2`.
+`gpu` and `numbers` run on a CPU, too, to see that they do: `--heads=12 --lengths 17 --widths 64 --rounds=2`.
 
 Letters: B batch, S positions, X = heads x head width.
 """
@@ -30,10 +33,11 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "kernels" / "attention")]
 
+import attending  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from attending import LENGTHS, WIDTHS  # noqa: E402
-from attention_times import NAMES, PASSES, Shape, in_turns, jax_inputs, jax_step  # noqa: E402
+from attending import LENGTHS, MASKS, RESULTS, WIDTHS, Example  # noqa: E402
+from attention_times import NAMES, PASSES, Shape, in_turns, jax_inputs, jax_step, why  # noqa: E402
 
 from mmjax.kernels.attention import attention, pallas_gpu, pallas_gpu_splits  # noqa: E402
 from mmjax.kernels.attention.case import Arrays, Case  # noqa: E402
@@ -137,6 +141,39 @@ def on_gpu(args):
             print("|", " | ".join([size, str(width), *cells]), "|", flush=True)
 
 
+def numbers(args):
+    """A table in Markdown: how far off results are, as a multiple of what JAX's own attention is off."""
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, bfloat16, B x heads = {args.heads}.\n")
+    print(f"| S | D | masks | implementation | {' | '.join(RESULTS)} | |")
+    print("|---:|---:|---|---|" + "---:|" * len(RESULTS) + "---|", flush=True)
+    masks = itertools.cycle([(), *((mask,) for mask in MASKS), MASKS])
+    for length, width in itertools.product(args.lengths, args.widths):
+        on = next(masks)
+        sizes = dict(length=length, width=width, batch=max(2, args.heads // HEADS), heads=HEADS)
+        example = Example(dtype="bfloat16", **sizes, **dict.fromkeys(on, True))
+        for name in ("cudnn", "pallas_gpu"):
+            print(f"| {length} | {width} | {' '.join(on)} | {name} |", judged(name, example), "|", flush=True)
+        attending.forget(example)
+
+
+def judged(name, example):
+    """Cells of a row of `numbers`; or why there are none."""
+    try:
+        wrong = attending.beyond(name, example)
+        again = jax.device_get(attending.compiled(name, example)(*example.poisoned))
+    except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
+        return f"{why(error)} |" + " |" * len(RESULTS)
+    errors, standard = (attending.errors(x, example) for x in (name, attending.PLAIN))
+    found = attending.found(name, example)
+    faults = [f"{result} is wrong" for result in wrong]
+    if any(found[result][~example.real].any() for result in RESULTS):
+        faults.append("padding is not zero")
+    if any(found[result].tobytes() != again[result].tobytes() for result in RESULTS):
+        faults.append("two runs differ")
+    ratios = (f"{errors[result][0] / standard[result][0]:.2f}" for result in RESULTS)
+    return " | ".join([*ratios, ", ".join(faults) or "right"])
+
+
 def sweep(args):
     """A table in Markdown: microseconds a call of each kernel by warpgroups; the fastest are stored."""
     kind = jax.devices()[0].device_kind
@@ -203,7 +240,7 @@ def split_times(case: Case, half, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("where", choices=["cpu", "gpu", "sweep"])
+    parser.add_argument("where", choices=["cpu", "gpu", "numbers", "sweep"])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--heads", type=int, default=6144, help="of all examples together, on a GPU")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
@@ -211,7 +248,7 @@ def main():
     parser.add_argument("--masks", nargs="+", default=["", "causal"], help="of sweep: causal+lengths, say")
     parser.add_argument("--torch-python", default=sys.executable)
     args = parser.parse_args()
-    {"cpu": on_cpu, "gpu": on_gpu, "sweep": sweep}[args.where](args)
+    {"cpu": on_cpu, "gpu": on_gpu, "numbers": numbers, "sweep": sweep}[args.where](args)
 
 
 if __name__ == "__main__":

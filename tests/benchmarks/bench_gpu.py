@@ -1,10 +1,10 @@
-"""All that is timed on a GPU, in one run, shown and written to one file as it comes.
+"""All that is measured on a GPU, in one run, shown and written to one file as it comes.
 
     python tests/benchmarks/bench_gpu.py --out=gpu.md --torch-python=/path/to/python
 
-First every split of the Hopper kernels, from which their table is made, then a train step of CLIP ViT-B/16
-beside open_clip, then attention in all shapes. What one of them fails at does not keep the others from
-running. On a CPU, to see that it runs: `--tiny`, which leaves the splits out.
+First whether attention is right, then every split of the Hopper kernels, from which their table is made, then
+a train step of CLIP ViT-B/16 beside open_clip, then attention in all shapes. What one of them fails at does
+not keep the others from running. On a CPU, to see that it runs: `--tiny`, which leaves the splits out.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 PARTS = {
+    "numbers": ("bench_attention.py", "numbers", "--heads=192"),
     "splits": ("bench_attention.py", "sweep"),
     "step": ("bench_step_gpu.py",),
     "attention": ("bench_attention.py", "gpu"),
 }
 TINY = {
+    "numbers": ("--heads=24", "--lengths", "17", "--widths", "64"),
     "step": ("--size=tiny", "--rounds=2"),
     "attention": ("--heads=12", "--lengths", "17", "--widths", "64", "--rounds=2"),
 }
@@ -35,7 +37,7 @@ def main():
         for part in [part for part in args.parts if part in TINY or not args.tiny]:
             script, *rest = PARTS[part]
             command = [sys.executable, str(HERE / script), *rest, *(TINY[part] if args.tiny else ())]
-            if part != "splits":
+            if part in ("step", "attention"):
                 command.append(f"--torch-python={args.torch_python}")
             out.write(f"\n## {part}\n\n")
             with subprocess.Popen(

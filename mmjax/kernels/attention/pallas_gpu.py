@@ -18,6 +18,7 @@ SINCE = (0, 11, 2)  # the JAX whose Mosaic GPU these kernels are written for
 HOPPER = 9.0
 LONGEST = 256  # a row of scores in registers
 WIDEST = 128
+MOST = 65_535  # examples: of a grid's second axis
 
 
 def refusal(case: Case) -> str | None:
@@ -38,6 +39,8 @@ def refusal(case: Case) -> str | None:
     widest = WIDEST if case.keys <= 128 else 112 if case.keys <= 192 else 96
     if case.width > widest:
         return f"shared memory has room for the gradients of heads up to {widest} wide of {case.keys} keys"
+    if case.batch > MOST:
+        return f"a grid has room for {MOST} examples, not for {case.batch}"
     if case.scale <= 0:
         return f"the scale of scores has to be positive, not {case.scale}"
     return None

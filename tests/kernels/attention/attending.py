@@ -225,6 +225,22 @@ def errors(member, example):
     return errors
 
 
+def beyond(member, example, standard=PLAIN):
+    """Results that are further off than they may be: their errors and the limits; NaN is beyond all.
+
+    float32: 1e-6 by norm, and 3e-6 at a single entry: a large score is a sum of terms of one sign, which XLA
+    on a CPU adds up one by one. Else 1.5 times what the standard is off, by norm.
+    """
+    limits = dict.fromkeys((*RESULTS, "gains"), (1e-6, 3e-6))
+    if example.dtype != "float32":
+        limits = {name: (1.5 * norm + 1e-6, np.inf) for name, (norm, _) in errors(standard, example).items()}
+    return {
+        name: (found, limits[name])
+        for name, found in errors(member, example).items()
+        if not np.less_equal(found, limits[name]).all()
+    }
+
+
 def forget(example):
     """Frees what was made of it: a process has room for the programs of some hundred examples."""
     for made in (compiled, found, errors):

@@ -204,7 +204,7 @@ def layers(x_BSX, *, implementation, policy):
 
 @pytest.mark.parametrize("implementation, target", TARGETS.items())
 def test_kernels_compile_scanned_rematerialised_and_mapped(chips, implementation, target):
-    """Inside a loop over layers, one forward and one backward, and a second forward where nothing is saved."""
+    """In a loop over layers one forward and one backward, and a second forward where nothing is saved."""
     mesh = sharding.make_mesh(MeshShape(), chips(1))
     x = jax.ShapeDtypeStruct((3, 4, 77, 128), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec()))
 
