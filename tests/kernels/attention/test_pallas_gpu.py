@@ -43,19 +43,16 @@ EXAMPLES = [
 ]
 
 
-def every_shape():
-    """Of the published lengths and widths that the kernels serve, each with one mask or none, in turn."""
-    masks = itertools.cycle((None, *attending.MASKS))
-    for length, width in itertools.product((50, 64, 77, 196, 197, 256), attending.WIDTHS):
-        mask = next(masks)
+def every_case():
+    """Of the published lengths and widths that the kernels serve: with no mask, with each, and with all."""
+    masks = [{}, *({mask: True} for mask in attending.MASKS), dict.fromkeys(attending.MASKS, True)]
+    for length, width, on in itertools.product((50, 64, 77, 196, 197, 256), attending.WIDTHS, masks):
         if length <= 192 or width <= 96:
-            on = {mask: True} if mask else {}
             yield Example(dtype="bfloat16", heads=1, batch=2, length=length, width=width, **on)
 
 
 MORE = [
-    *every_shape(),
-    Example(dtype="bfloat16", heads=1, length=256, lengths=True, causal=True, segments=True),
+    *every_case(),
     Example(dtype="bfloat16", heads=1, length=131, width=72, lengths=True, causal=True),
     Example(dtype="bfloat16", heads=1, length=196, width=88, segments=True, kv_len=True),
     Example(dtype="bfloat16", heads=2, length=13, lengths=True, norm=True, rope=True),
