@@ -225,4 +225,4 @@ def test_in_a_step_on_sixteen_gpus_kernels_add_no_collective(chips, implementati
     how = dict(scan=True, accumulate=2)
     plain, text = (podstep.program(chips(16), attention=name, **how) for name in ("xla", implementation))
     assert [podstep.kernels(x, target) for x in (plain, text)] == [0, 3 * podstep.TOWERS]
-    assert podstep.collectives(text) == podstep.collectives(plain)
+    assert not podstep.collectives(text) - podstep.collectives(plain)
