@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attending import ALL, MASKS, MEMBERS, QUICK, RESULTS, Example
+from attending import MASKS, MEMBERS, RESULTS, Example
+from attention_examples import ALL, QUICK, QUICK_HEADS, QUICK_LENGTHS
 from flax import linen as nn
 
 PADDED = [example for example in QUICK if not example.real.all()]
@@ -151,7 +152,7 @@ def test_angles_are_constants(member):
 def test_the_quick_examples_have_every_mask_and_pair_every_value_with_every_other():
     for masks in attending.EVERY_MASK:
         assert any(masks == {name: getattr(example, name) for name in masks} for example in QUICK), masks
-    choices = dict(length=attending.QUICK_LENGTHS, width=attending.WIDTHS, heads=attending.QUICK_HEADS)
+    choices = dict(length=QUICK_LENGTHS, width=attending.WIDTHS, heads=QUICK_HEADS)
     choices |= dict(dtype=attending.DTYPES) | dict.fromkeys(
         (*attending.MASKS, *attending.PREPARATIONS), (False, True)
     )
