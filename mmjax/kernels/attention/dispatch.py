@@ -68,15 +68,15 @@ class _Plan:
 def attend(implementation: choice.Implementation, case: Case, arrays: Arrays):
     """[B, S, X] by the implementation, on the mesh of the surrounding `jax.set_mesh`."""
     mesh = jax.sharding.get_abstract_mesh()
+    if explicit := sharding.explicit_axes(mesh):
+        # Arrays lie in the caller's way there, and the output as queries do.
+        where = jax.typeof(arrays.q_BSX).sharding.spec
+        run = functools.partial(attend, implementation, case)
+        return jax.sharding.auto_axes(run, axes=explicit, out_sharding=where)(arrays)
     plan = _plan(implementation, case, mesh)
     if {branch.name for branch in plan.branches} == {"xla"}:
         # XLA splits it as it splits the layers around it, and keeps the probabilities for the gradient.
         return checkpoint_name(xla.attend(case, prepared(case, arrays)), SAVED)
-    if explicit := sharding.explicit_axes(mesh):
-        # Arrays lie in the caller's way there, and the output as queries do; kernels want them in theirs.
-        where = jax.typeof(arrays.q_BSX).sharding.spec
-        run = functools.partial(attend, implementation, case)
-        return jax.sharding.auto_axes(run, axes=explicit, out_sharding=where)(arrays)
     if unknown := sharding.unknown_axes(mesh):
         _warn_of_axes(unknown)
     return _attend(plan, arrays)
