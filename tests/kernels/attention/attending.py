@@ -24,9 +24,9 @@ PLAIN = "jax"  # what they are measured against in bfloat16
 # Their gradients have their output in them, rounded as it is, in place of a sum over all keys (Dao et al.
 # 2022, arXiv:2205.14135, appendix B.2), which shows where a query sees a handful of keys.
 FLASH = ("pallas_gpu", "cudnn")
-# For interpreted kernels without XLA's library of fused products: it leaves one of bfloat16 (1,024 x 128, all
-# masks, norm and angles) that XLA cannot run on a CPU then.
-KERNEL_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# For kernels interpreted in bfloat16, without XLA's library of fused products: it leaves one of 1,024 x 128
+# (all masks, norm and angles) that XLA cannot run on a CPU then. In float32 it is the more exact one.
+BFLOAT16_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 WIDTHS = (64, 72, 80, 88, 96, 104, 128)
 # Of published towers, and their neighbours.
@@ -202,7 +202,8 @@ def run(member, example):
 @functools.cache
 def compiled(member, example):
     lowered = jax.jit(run(member, example)).lower(*example.arrays)
-    return lowered.compile(KERNEL_OPTIONS if member.startswith("pallas") else None)
+    is_mixed = member.startswith("pallas") and example.dtype == "bfloat16"
+    return lowered.compile(BFLOAT16_OPTIONS if is_mixed else None)
 
 
 @functools.cache
@@ -240,13 +241,15 @@ def distances(results, example):
 def beyond(member, example, standard=PLAIN):
     """Results that are further off than they may be: their errors and the limits; NaN is beyond all.
 
-    float32: 1e-6 by norm, and 3e-6 at a single entry: a large score is a sum of terms of one sign, which XLA
-    on a CPU adds up one by one. Else 1.5 times what the standard is off, by norm; of gradients that have the
+    float32: 1e-6 by norm, and 2e-6 at any entry; `xla`, JAX's own attention, as much as that where it is more
+    (2.2e-6 by q at 1,024 x 128). Else 1.5 times what the standard is off, by norm; of gradients that have the
     output in them, and what its own error makes of them.
     """
-    limits = dict.fromkeys((*RESULTS, "gains"), (1e-6, 3e-6))
+    limits = dict.fromkeys((*RESULTS, "gains"), (1e-6, 2e-6))
     if example.dtype != "float32":
         limits = {name: (1.5 * norm + 1e-6, np.inf) for name, (norm, _) in errors(standard, example).items()}
+    elif member == "xla" and example.length > 1000:
+        limits |= {name: (1e-6, max(2e-6, worst)) for name, (_, worst) in errors(PLAIN, example).items()}
     if member in FLASH:
         moved = distances(reference(example, output=found(member, example)["output"]), example)
         limits = {name: (limits[name][0] + norm, limits[name][1]) for name, (norm, _) in moved.items()}
