@@ -3,8 +3,8 @@
 A warpgroup owns tiles of keys and keeps their dK and dV in registers while the tiles of queries pass, scores
 and all else transposed. What it finds of dS goes to shared memory, from which the warpgroups in turn make a
 tile's dQ, of all keys at once. Scores start from minus the shift that the forward kernel found, and slopes
-dP from minus the row's sum of dO x O, so that weights and dS need no further register for either.
-Letters as in `pallas_gpu_tiles.py`.
+dP from minus the row's sum (`pallas_gpu_row_sums.py`), so that weights and dS need no further register for
+either. Letters as in `pallas_gpu_tiles.py`.
 """
 
 import jax
@@ -13,16 +13,16 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from mmjax.kernels.attention import pallas_gpu_row_sums as row_sums
 from mmjax.kernels.attention.pallas_gpu_tiles import (
-    LAYOUT,
     T,
     forgotten,
     iota,
     meet,
-    minus,
     onto,
     onto_transpose,
     products,
+    spread,
     zeros,
 )
 
@@ -31,6 +31,8 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
     """The gradients by queries, keys and values."""
     case, R = block.case, block.rows
     owned = block.steps // block.warpgroups  # tiles of keys of a warpgroup
+    of_pairs = row_sums.are_of_pairs(case)
+    waits = block.is_padded or of_pairs  # for all tiles of queries before the first
 
     def kernel(q_ref, k_ref, v_ref, lengths_ref, segments_ref, o_ref, shift_ref, do_ref, *results, **memory):
         b, n, me = block.place()
@@ -38,6 +40,8 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         q_barrier, k_barrier, all_barrier, full, free = memory["barriers"]
         segments, shift, delta, ds = (memory[name] for name in ("segments", "shift", "delta", "ds"))
         limit = block.limit(lengths_ref, b)
+        places = block.numbered(memory["places"], me)
+        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
 
         @pl.when(me == 0)
         def _():
@@ -47,40 +51,41 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             for ref, x in ((k_ref, k), (v_ref, v)):
                 block.load(ref, x, (b, n), 0, k_barrier)
             for step in range(block.steps):
-                for ref, x in ((q_ref, q), (do_ref, do), (o_ref, o)):
+                for ref, x in ((q_ref, q), (do_ref, do), (o_ref, o))[: 2 if of_pairs else 3]:
                     block.load(ref, [p.at(step) for p in x], (b, n), step * T, q_barrier.at[step])
 
         plgpu.barrier_wait(k_barrier)
-        if block.is_padded:
+        if waits:
             for step in range(block.steps):
                 plgpu.barrier_wait(q_barrier.at[step])
+        if block.is_padded:
+            for step in range(block.steps):
                 rows = pl.ds(step * T, T)
                 operands = [*(x.at(step) for x in (*q, *do)), *(x.at(rows) for x in (*k, *v))]
                 block.clean(operands, step * T, limit, me)
             plgpu.commit_smem()
             meet(all_barrier)
+        if of_pairs:
+            row_sums.of_pairs(block, me, delta, q, k, v, do, tile=lambda i: i, **masked)
+            meet(all_barrier)
 
         def tile(step, sums):
             """(dK, dV), each of all panels, of every tile of keys owned, with a tile of queries added."""
-            if not block.is_padded:
+            if not waits:
                 plgpu.barrier_wait(q_barrier.at[step])
             zero = forgotten(step)
-            mine = delta.at[me]
-            mine[...] = sum(_dot(x.tiled.at[step], y.tiled.at[step]) for x, y in zip(o, do, strict=True))
+            sums_T = delta.at[pl.ds((step if of_pairs else me) * T, T)]
+            if not of_pairs:
+                sums_T[...] = row_sums.of_tiles([x.at(step) for x in o], [x.at(step) for x in do])
             sums = list(sums)
             for i, (dk_TP, dv_TP) in enumerate(sums):
                 key = pl.multiple_of((i * block.warpgroups + me + zero) * T, T)
                 rows = pl.ds(key, T)
-                score = onto_transpose(k, rows, q, step)
-                [s_TT] = block.accumulate(score, minus(shift.at[pl.ds(step * T, T)], 1))
-                p_TT = jnp.exp2(s_TT * block.log2_scale)
-                end = (i + 1) * block.warpgroups * T
-                seen_TT = block.seen((T, T), step * T, key, limit, segments, query_axis=1, end=end)
-                if seen_TT is not None:
-                    p_TT = jnp.where(seen_TT, p_TT, 0.0)
+                score, end = onto_transpose(k, rows, q, step), (i + 1) * block.warpgroups * T
+                p_TT = block.weights(score, step * T, key, query_axis=1, end=end, **masked)
                 weight = block.factor(p_TT.astype(case.dtype), memory["stage"], me)
                 dv_TP = block.accumulate(onto(weight, do, step), *dv_TP)
-                [slope_TT] = block.accumulate(onto_transpose(v, rows, do, step), minus(mine, 1))
+                [slope_TT] = block.accumulate(onto_transpose(v, rows, do, step), -spread(sums_T, (T, T), 1))
                 if i == 0:
                     pl.when(step > 0)(lambda: plgpu.barrier_wait(free))
                 ds.at[zero, rows][...] = (p_TT * slope_TT).astype(case.dtype)
@@ -118,16 +123,23 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
                 block.store([x.at(rows) for x in panels], ref, (b, n), key)
         plgpu.wait_smem_to_gmem(0)
 
-    copies = len(block.panels)
+    results = [jax.ShapeDtypeStruct(q_BSNK.shape, case.dtype)] * 3
+    arrays = (q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shift_BNR, do_BSNK)
+    return block.launch(kernel, "attention_backward", results, _memory(block, of_pairs), arrays)
+
+
+def _memory(block, of_pairs):
+    """Shared memory and barriers, by name."""
+    case, R, copies = block.case, block.rows, len(block.panels)
     barriers = (
-        plgpu.Barrier(num_arrivals=3 * copies, num_barriers=block.steps),
+        plgpu.Barrier(num_arrivals=(2 if of_pairs else 3) * copies, num_barriers=block.steps),
         plgpu.Barrier(num_arrivals=2 * copies + 1 + case.segments),
         plgpu.Barrier(num_arrivals=block.warpgroups),
         # A tile's dS is there, for the warpgroup whose turn it is; and its place may be written again.
         plgpu.Barrier(num_arrivals=block.warpgroups, num_barriers=block.warpgroups),
         plgpu.Barrier(),
     )
-    scratch = dict(
+    return dict(
         q=block.operand(block.steps, T),
         k=block.operand(R),
         v=block.operand(R),
@@ -135,17 +147,9 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         do=block.operand(block.steps, T),
         ds=block.tile(1, R, T),
         shift=plgpu.SMEM((R,), jnp.float32),
-        delta=plgpu.SMEM((block.warpgroups, T), jnp.float32),
+        delta=plgpu.SMEM((R,), jnp.float32),
         segments=plgpu.SMEM((R,), jnp.int32) if case.segments else None,
+        places=block.places(),
         stage=block.stage(T),
         barriers=barriers,
     )
-    results = [jax.ShapeDtypeStruct(q_BSNK.shape, case.dtype)] * 3
-    arrays = (q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shift_BNR, do_BSNK)
-    return block.launch(kernel, "attention_backward", results, scratch, arrays)
-
-
-def _dot(x_ref, y_ref):
-    """Of two tiles' rows with each other."""
-    x_TP, y_TP = (plgpu.load(ref, layout=LAYOUT).astype(jnp.float32) for ref in (x_ref, y_ref))
-    return (x_TP * y_TP).sum(axis=1)

@@ -11,12 +11,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from mmjax.kernels.attention.pallas_gpu_tiles import T, iota, meet, minus, onto, onto_transpose, zeros
+from mmjax.kernels.attention import pallas_gpu_row_sums as row_sums
+from mmjax.kernels.attention.pallas_gpu_tiles import T, iota, meet, onto, onto_transpose, spread, zeros
 
 
 def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shift_BNR, do_BSNK):
     """The gradients by queries, keys and values."""
     case, R = block.case, block.rows
+    of_pairs = row_sums.are_of_pairs(case)
 
     def kernel(
         q_ref, k_ref, v_ref, lengths_ref, segments_ref, delta_ref, shift_ref, do_ref, *results, **memory
@@ -26,12 +28,14 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         segments, shift, delta = (memory[name] for name in ("segments", "shift", "delta"))
         copied, all_barrier = memory["barriers"]
         limit = block.limit(lengths_ref, b)
+        places = block.numbered(memory["places"], me)
+        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
 
         @pl.when(me == 0)
         def _():
             if case.segments:
                 plgpu.copy_gmem_to_smem(segments_ref.at[b], segments, copied)
-            for ref, x in ((shift_ref, shift), (delta_ref, delta)):
+            for ref, x in ((shift_ref, shift), (delta_ref, delta))[: 1 if of_pairs else 2]:
                 plgpu.copy_gmem_to_smem(ref.at[b, n], x, copied)
             for ref, x in ((q_ref, q), (k_ref, k), (v_ref, v), (do_ref, do)):
                 block.load(ref, x, (b, n), 0, copied)
@@ -44,24 +48,22 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             plgpu.commit_smem()
             meet(all_barrier)
 
+        if of_pairs:
+            row_sums.of_pairs(block, me, delta, q, k, v, do, tile=lambda i: pl.ds(i * T, T), **masked)
+
         def weights(query, key, query_axis):
             """Weights of a tile of pairs, and dS, that is to be scaled; `query_axis` is where queries lie."""
             pairs, at = ((q, k), (do, v)), (pl.ds(query, T), pl.ds(key, T))
             if query_axis:
                 pairs, at = [pair[::-1] for pair in pairs], at[::-1]
-            starts = [minus(x.at[pl.ds(query, T)], query_axis) for x in (shift, delta)]
-            s_TT, slope_TT = (
-                block.accumulate(onto_transpose(x, at[0], y, at[1]), start)[0]
-                for (x, y), start in zip(pairs, starts, strict=True)
-            )
-            p_TT = jnp.exp2(s_TT * block.log2_scale)
-            seen_TT = block.seen((T, T), query, key, limit, segments, query_axis=query_axis, end=R)
-            if seen_TT is not None:
-                p_TT = jnp.where(seen_TT, p_TT, 0.0)
+            score, slope = (onto_transpose(x, at[0], y, at[1]) for x, y in pairs)
+            p_TT = block.weights(score, query, key, query_axis=query_axis, end=R, **masked)
+            [slope_TT] = block.accumulate(slope, -spread(delta.at[pl.ds(query, T)], (T, T), query_axis))
             return p_TT.astype(case.dtype), (p_TT * slope_TT).astype(case.dtype)
 
         def queries(turn, _):
-            query = pl.multiple_of((turn * block.warpgroups + me) * T, T)
+            tile = turn * block.warpgroups + me
+            query = pl.multiple_of(tile * T, T)
 
             def add(step, dq_TP):
                 key = pl.multiple_of(step * T, T)
@@ -69,7 +71,7 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
                 factor = block.factor(ds_TT, memory["stage"], me)
                 return block.accumulate(onto(factor, k, pl.ds(key, T)), *dq_TP)
 
-            dq_TP = lax.fori_loop(0, block.steps, add, zeros(block))
+            dq_TP = lax.fori_loop(0, block.last(tile), add, zeros(block))
             plgpu.wait_smem_to_gmem(0)  # of the tile before
             mine = [x.at(me) for x in dq]
             for x, value in zip(mine, dq_TP, strict=True):
@@ -78,7 +80,8 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             block.store(mine, results[0], (b, n), query)
 
         def keys(turn, _):
-            key = pl.multiple_of((turn * block.warpgroups + me) * T, T)
+            tile = turn * block.warpgroups + me
+            key = pl.multiple_of(tile * T, T)
 
             def add(step, sums):
                 query = pl.multiple_of(step * T, T)
@@ -89,7 +92,8 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
                     found.append(block.accumulate(onto(factor, x, pl.ds(query, T)), *values))
                 return found
 
-            sums = lax.fori_loop(0, block.steps, add, [zeros(block), zeros(block)])
+            first = tile if case.causal else 0
+            sums = lax.fori_loop(first, block.steps, add, [zeros(block), zeros(block)])
             rows = pl.ds(key, T)  # of keys and values nobody else needs them any more
             for panels, values, scale in zip((k, v), sums, (case.scale, 1.0), strict=True):
                 for x, value in zip(panels, values, strict=True):
@@ -99,10 +103,9 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             for panels, ref in zip((k, v), results[1:], strict=True):
                 block.store([x.at(rows) for x in panels], ref, (b, n), key)
 
-        turns = lax.div(block.steps - me + block.warpgroups - 1, block.warpgroups)
-        lax.fori_loop(0, turns, queries, None)
+        lax.fori_loop(0, block.turns(me), queries, None)
         meet(all_barrier)
-        lax.fori_loop(0, turns, keys, None)
+        lax.fori_loop(0, block.turns(me), keys, None)
         plgpu.wait_smem_to_gmem(0)
 
     scratch = dict(
@@ -114,20 +117,14 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         shift=plgpu.SMEM((R,), jnp.float32),
         delta=plgpu.SMEM((R,), jnp.float32),
         segments=plgpu.SMEM((R,), jnp.int32) if case.segments else None,
+        places=block.places(),
         stage=block.stage(T),
         barriers=(
-            plgpu.Barrier(num_arrivals=4 * len(block.panels) + 2 + case.segments),
+            plgpu.Barrier(num_arrivals=4 * len(block.panels) + 1 + (not of_pairs) + case.segments),
             plgpu.Barrier(num_arrivals=block.warpgroups),
         ),
     )
     results = [jax.ShapeDtypeStruct(q_BSNK.shape, case.dtype)] * 3
-    delta_BNR = _row_sums(block, o_BSNK, shift_BNR, do_BSNK)
+    delta_BNR = None if of_pairs else row_sums.of_arrays(block, o_BSNK, shift_BNR, do_BSNK)
     arrays = (q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, delta_BNR, shift_BNR, do_BSNK)
     return block.launch(kernel, "attention_backward_wide", results, scratch, arrays)
-
-
-def _row_sums(block, o_BSNK, shift_BNR, do_BSNK):
-    """Of dO x O, by XLA: shared memory has no room for O."""
-    delta_BNS = jnp.einsum("bsnk,bsnk->bns", o_BSNK, do_BSNK, preferred_element_type=jnp.float32)
-    delta_BNR = jnp.pad(delta_BNS, ((0, 0), (0, 0), (0, block.rows - block.case.keys)))
-    return jnp.where(jnp.isinf(shift_BNR), 0.0, delta_BNR)  # the gradient of padding may be NaN

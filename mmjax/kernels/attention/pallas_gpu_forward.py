@@ -25,7 +25,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
         q, k, v = block.views(memory["q"], memory["k"], memory["v"])
         q_barrier, k_barrier, v_barrier, all_barrier = memory["barriers"]
         segments, shift = memory["segments"], memory["shift"]
-        limit = block.limit(lengths_ref, b)
+        limit, places = block.limit(lengths_ref, b), block.numbered(memory["places"], me)
 
         @pl.when(me == 0)
         def _():
@@ -50,7 +50,8 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
             plgpu.barrier_wait(q_barrier.at[step])
 
             [s_TR] = products(onto_transpose(q, step, k, every), (T, R))
-            seen_TR = block.seen((T, R), step * T, 0, limit, segments, query_axis=0, end=R)
+            masks = dict(limit=limit, segments=segments, places=places)
+            seen_TR = block.seen((T, R), step * T, 0, query_axis=0, end=R, **masks)
             if seen_TR is not None:
                 s_TR = jnp.where(seen_TR, s_TR, -jnp.inf)
             top_T = s_TR.max(axis=1)
@@ -71,8 +72,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
             block.store([x.at(step) for x in q], o_ref, (b, n), step * T)
             plgpu.copy_smem_to_gmem(shift.at[step], shift_ref.at[b, n, pl.ds(step * T, T)])
 
-        turns = lax.div(block.steps - me + block.warpgroups - 1, block.warpgroups)
-        lax.fori_loop(0, turns, tile, None)
+        lax.fori_loop(0, block.turns(me), tile, None)
         plgpu.wait_smem_to_gmem(0)
 
     copies = len(block.panels)
@@ -88,6 +88,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
         v=block.operand(R),
         shift=plgpu.SMEM((block.steps, T), jnp.float32),
         segments=plgpu.SMEM((R,), jnp.int32) if case.segments else None,
+        places=block.places(),
         stage=block.stage(R),
         barriers=barriers,
     )

@@ -10,7 +10,9 @@ positions rounded up to T; P, the columns of a panel.
 """
 
 import dataclasses
+import functools
 import math
+import operator
 from typing import Any
 
 import jax.numpy as jnp
@@ -91,6 +93,14 @@ class Block:
             kernel_name=name,
             interpret=self.interpret,
         )(*arrays)
+
+    def turns(self, me):
+        """How many tiles are a warpgroup's: each `warpgroups`-th one, from its own index on."""
+        return lax.div(self.steps - me + self.warpgroups - 1, self.warpgroups)
+
+    def last(self, step):
+        """How many tiles of keys, the first ones, a tile of queries may see."""
+        return step + 1 if self.case.causal else self.steps
 
     def place(self):
         """Indices of example, head and warpgroup."""
@@ -177,7 +187,29 @@ class Block:
                 real_TP = start + iota(x_TP.shape, 0) < limit
                 panel.tiled[...] = jnp.where(real_TP, x_TP, jnp.zeros_like(x_TP))
 
-    def seen(self, shape, query, key, limit, segments, *, query_axis, end):
+    def places(self):
+        """Shared memory for `numbered`; None where no mask asks."""
+        return plgpu.SMEM((self.warpgroups, self.rows), jnp.int32) if self.case.causal else None
+
+    def numbered(self, places, me):
+        """The positions, for a warpgroup. Made in registers they would stay there, where they leave no room:
+        backward, a thread would spill up to 61 of them.
+        """
+        if places is None:
+            return None
+        for start in range(0, self.rows, T):
+            tile_T = start + plgpu.layout_cast(lax.iota(jnp.int32, T), AXES[0])
+            places.at[me, pl.ds(start, T)][...] = tile_T
+        return places.at[me]
+
+    def weights(self, score, query, key, *, shift, query_axis, **masks):
+        """Of a tile of pairs, T x T, whose scores `score` multiplies; `shift` is that of all queries."""
+        [s_TT] = self.accumulate(score, -spread(shift.at[pl.ds(query, T)], (T, T), query_axis))
+        p_TT = jnp.exp2(s_TT * self.log2_scale)
+        seen_TT = self.seen((T, T), query, key, query_axis=query_axis, **masks)
+        return p_TT if seen_TT is None else jnp.where(seen_TT, p_TT, 0.0)
+
+    def seen(self, shape, query, key, *, limit, segments, places, query_axis, end):
         """Which pairs count of a tile that begins at positions `query` and `key`; None where all do.
 
         `end` is where the keys of such tiles end at most.
@@ -186,25 +218,17 @@ class Block:
         tests = []
         if case.lengths or end > limit:
             tests.append(key + iota(shape, key_axis) < limit)
-        if case.causal:
-            tests.append(key + iota(shape, key_axis) <= query + iota(shape, query_axis))
-        if case.segments:
-            ids = [
-                plgpu.load(segments.at[pl.ds(start, shape[axis])], layout=AXES[axis])
-                for start, axis in ((query, query_axis), (key, key_axis))
-            ]
-            spread = (
-                lax.broadcast_in_dim(x, shape, [a]) for x, a in zip(ids, (query_axis, key_axis), strict=True)
-            )
-            tests.append(next(spread) == next(spread))
-        return _all(tests)
-
-
-def _all(tests):
-    both = None
-    for test in tests:
-        both = test if both is None else both & test
-    return both
+        for values, test in ((places, operator.ge), (segments, operator.eq)):
+            if values is not None:
+                tests.append(
+                    test(
+                        *(
+                            spread(values.at[pl.ds(start, shape[axis])], shape, axis)
+                            for start, axis in ((query, query_axis), (key, key_axis))
+                        )
+                    )
+                )
+        return functools.reduce(operator.and_, tests) if tests else None
 
 
 def products(multiply, *shapes):
@@ -237,9 +261,9 @@ def onto(factor, operand, rows):
     return multiply
 
 
-def minus(ref, axis):
-    """A tile with minus the values of its rows or columns: what a product is to start from."""
-    return lax.broadcast_in_dim(-plgpu.load(ref, layout=AXES[axis]), (T, T), [axis])
+def spread(ref, shape, axis):
+    """A tile that has the values of its rows or columns from shared memory."""
+    return lax.broadcast_in_dim(plgpu.load(ref, layout=AXES[axis]), shape, [axis])
 
 
 def zeros(block):

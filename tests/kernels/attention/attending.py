@@ -23,7 +23,7 @@ MEMBERS = ("xla", "pallas_tpu")
 PLAIN = "jax"  # what they are measured against in bfloat16
 # Their gradients have their output in them, rounded as it is, in place of a sum over all keys (Dao et al.
 # 2022, arXiv:2205.14135, appendix B.2), which shows where a query sees a handful of keys.
-FLASH = ("pallas_gpu", "cudnn")
+FLASH = ("cudnn",)
 # For kernels interpreted in bfloat16, without XLA's library of fused products: it leaves one of 1,024 x 128
 # (all masks, norm and angles) that XLA cannot run on a CPU then. In float32 it is the more exact one.
 BFLOAT16_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
