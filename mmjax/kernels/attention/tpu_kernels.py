@@ -19,13 +19,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.tpu_blocks import Blocks
+from mmjax.kernels.attention.tpu_lone import Lone
 from mmjax.kernels.attention.tpu_masks import Masks, Side
 from mmjax.kernels.attention.tpu_preparation import Preparation
+from mmjax.kernels.attention.tpu_products import product
 
 _ONES = 16  # rows of a tile of bfloat16
 _SUBLANES = 8  # rows of a register
@@ -41,7 +42,8 @@ def forward(*refs, case: Case, blocks: Blocks):
     """Refs: lengths, segments, gains and waves where the case has them, queries, keys, values, output."""
     masks, refs = Masks.of(case, blocks.step, refs)
     preparation, (q_ref, k_ref, v_ref, y_ref) = Preparation.of(case, refs, masks.keys.count)
-    units = _units(masks, blocks)
+    lone = Lone.of(case, blocks, masks)
+    units = _units(masks, blocks, lone)
     q_KS = _columns(masks.queries, q_ref, case)
     if preparation:
         q_KS = [preparation.of_head(0, x_KS) for x_KS in q_KS]
@@ -61,11 +63,15 @@ def forward(*refs, case: Case, blocks: Blocks):
         return jnp.exp2(s_TQ - s_TQ.max(0, keepdims=True)).astype(case.dtype)
 
     def output(unit, w_TQ):
-        y_KQ = _product(v_KT[unit.head], w_TQ)
+        y_KQ = product(v_KT[unit.head], w_TQ)
         return y_KQ[: case.width] * (1 / y_KQ[case.width : case.width + 1])
 
+    last_1X = None
+    if lone:
+        packs = (_packs(masks.keys, ref, clear=ref is v_ref) for ref in (q_ref, k_ref, v_ref))
+        last_1X = lone.output(*packs)
     y_KQ = _in_turns(units, blocks.ahead, scores, weights, output)
-    _put(masks.queries, y_ref, _joined(units, y_KQ))
+    _put(masks.queries, y_ref, _joined(units, y_KQ), last_1X=last_1X)
 
 
 def backward(*refs, case: Case, blocks: Blocks):
@@ -79,7 +85,8 @@ def backward(*refs, case: Case, blocks: Blocks):
     masks, refs = Masks.of(case, blocks.step, refs)
     preparation, refs = Preparation.of(case, refs, masks.keys.count)
     q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, *others = refs
-    units = _units(masks, blocks)
+    lone = Lone.of(case, blocks, masks)
+    units = _units(masks, blocks, lone)
     q_KS, g_KS = (_columns(masks.queries, ref, case, clear=True) for ref in (q_ref, g_ref))
     k_KT = _columns(masks.keys, k_ref, case, clear=True)
     given = q_KS, k_KT
@@ -97,7 +104,7 @@ def backward(*refs, case: Case, blocks: Blocks):
 
     def products(unit, s_TQ):
         head, part, _ = unit
-        return s_TQ, _product(v_TK[head], g_KS[head][:, part])
+        return s_TQ, product(v_TK[head], g_KS[head][:, part])
 
     def slopes(unit, values):
         s_TQ, dw_TQ = values
@@ -108,20 +115,24 @@ def backward(*refs, case: Case, blocks: Blocks):
 
     def gradients(unit, values):
         (head, part, _), (w_TQ, ds_TQ) = unit, values
-        dv_KT[head].append(_product(g_KS[head][:, part], w_TQ, 1))
-        dk_KT[head].append(_product(q_KS[head][:, part], ds_TQ, 1))
-        return _product(k_KT[head], ds_TQ) * case.scale
+        dv_KT[head].append(product(g_KS[head][:, part], w_TQ, 1))
+        dk_KT[head].append(product(q_KS[head][:, part], ds_TQ, 1))
+        return product(k_KT[head], ds_TQ) * case.scale
 
+    last_1X = more_by_keys = more_by_values = None
+    if lone:
+        packs = (_packs(masks.keys, ref, clear=True) for ref in (q_ref, k_ref, v_ref, g_ref))
+        last_1X, more_by_keys, more_by_values = lone.gradients(*packs)
     dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
     by_queries = _joined(units, dq_KQ)
     by_keys, by_values = ([sum(parts[1:], parts[0]) for parts in heads] for heads in (dk_KT, dv_KT))
     by_keys = [x_KT * case.scale for x_KT in by_keys]
     if preparation:
         by_queries, by_keys = _pulled(preparation, given, (by_queries, by_keys), *others)
-    _put(masks.queries, dq_ref, by_queries)
+    _put(masks.queries, dq_ref, by_queries, last_1X=last_1X)
     if blocks.step is None:
-        _put(masks.keys, dk_ref, by_keys)
-        _put(masks.keys, dv_ref, by_values)
+        _put(masks.keys, dk_ref, by_keys, more=more_by_keys)
+        _put(masks.keys, dv_ref, by_values, more=more_by_values)
     else:
         _add_up(masks.keys, (dk_ref, dv_ref), (by_keys, by_values), *others)
 
@@ -160,9 +171,9 @@ def _pulled(preparation, given, gradients, gains_ref=None):
     return found
 
 
-def _units(masks: Masks, blocks: Blocks):
+def _units(masks: Masks, blocks: Blocks, lone: Lone | None):
     # A few queries that are left over make no part of their own; of a single one no matrix can be made.
-    size = masks.queries.count
+    size = masks.queries.count - (lone is not None)
     starts = [i for i in range(0, size, blocks.queries) if i == 0 or size - i >= _SUBLANES]
     parts = [slice(i, j) for i, j in itertools.pairwise([*starts, size])]
     hides = masks.of_parts(parts)
@@ -194,20 +205,7 @@ def _joined(units, values_KQ):
 
 def _scores(case, k_TK, q_KQ):
     """Their exponents to base 2. Scaled here, in float32: queries would be rounded once more."""
-    return _product(k_TK, q_KQ) * (case.scale * math.log2(math.e))
-
-
-def _product(x, y, axis=0):
-    """x times y, of which `axis` is summed over. The MXU rounds float32 unless asked not to."""
-    if x.shape[1] == 1:  # a single position; the compiler makes no product of it
-        return x.astype(jnp.float32) * y.astype(jnp.float32)
-    return lax.dot_general(
-        x,
-        y,
-        (((1,), (axis,)), ((), ())),
-        precision=lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
-        preferred_element_type=jnp.float32,
-    )
+    return product(k_TK, q_KQ) * (case.scale * math.log2(math.e))
 
 
 def _packs(side: Side, ref, clear):
@@ -240,16 +238,17 @@ def _columns(side, ref, case, clear=False):
     ]
 
 
-def _put(side, ref, heads_KS):
-    """Writes [K, S] of each head; zeros where padding is."""
-    if len(ref.shape) == 2:
-        _put_rows(side, ref, jnp.concatenate(heads_KS))
-    else:
-        for h, x_KS in enumerate(heads_KS):
-            _put_rows(side, ref.at[h], x_KS)
-
-
-def _put_rows(side, ref, x_XS):
-    if side.count < ref.shape[0]:
-        ref[...] = jnp.zeros(ref.shape, ref.dtype)
-    ref[: side.count] = side.cleared(x_XS.T).astype(ref.dtype)
+def _put(side, ref, heads_KS, last_1X=None, more=None):
+    """Writes [K, S] of each head; zeros where padding is. `last_1X`: the last position of each pack, where
+    the heads have it not; `more`: makes [S, X] to be added to a pack, of its index.
+    """
+    side_by_side = len(ref.shape) == 2
+    for i, x_XS in enumerate([jnp.concatenate(heads_KS)] if side_by_side else heads_KS):
+        pack_ref, x_SX = ref if side_by_side else ref.at[i], x_XS.T
+        if last_1X is not None:
+            x_SX = jnp.concatenate([x_SX, last_1X[i]])
+        if more is not None:
+            x_SX += more(i)
+        if side.count < pack_ref.shape[0]:
+            pack_ref[...] = jnp.zeros(pack_ref.shape, pack_ref.dtype)
+        pack_ref[: side.count] = side.cleared(x_SX).astype(pack_ref.dtype)

@@ -70,6 +70,18 @@ class Masks:
         ids_T1 = None if self.ids_1T is None else _column(self.ids_1T)
         return [self._hide(part, ids_T1) for part in parts]
 
+    def of_last(self):
+        """The same for scores [H, T] of the last query, which sees all before it. H: heads."""
+        seen = []
+        if self.keys.limit is not None:
+            seen.append(self.keys.numbers((1, self.keys.count), 1) < self.keys.limit)
+        if self.ids_1T is not None:
+            seen.append(self.ids_1T == self.ids_1T[:, -1:])
+        if not seen:
+            return lambda s_HT: s_HT
+        seen_1T = functools.reduce(jnp.logical_and, seen)
+        return lambda s_HT: jnp.where(seen_1T, s_HT, _MASKED)
+
     def _hide(self, part, ids_T1):
         shape = (self.keys.count, part.stop - part.start)
         key_TQ = self.keys.numbers(shape, 0)

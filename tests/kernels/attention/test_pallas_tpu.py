@@ -16,6 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from mmjax.kernels.attention import pallas_tpu, tpu_blocks, tune_tpu
 from mmjax.kernels.attention.case import Arrays, Case
 from mmjax.kernels.attention.tpu_blocks import Blocks, Plan
+from mmjax.kernels.attention.tpu_lone import Lone
 
 ALL_MASKS = dict.fromkeys(MASKS, True)
 TWO_CORES = pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2)
@@ -61,6 +62,17 @@ def test_blocks_change_nothing_but_the_order_of_work(change):
     for name in attending.RESULTS:
         # Parts of the queries add up to gradients of keys and values in another order.
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("example", [Example(length=129, heads=3, **ALL_MASKS | dict(kv_len=False))], ids=str)
+@pytest.mark.parametrize("apart", (False, True))
+def test_a_query_beyond_whole_tiles_is_as_in_a_tile_of_its_own(monkeypatch, example, apart):
+    blocks = Blocks(heads=3, apart=apart, queries=128, ahead=1)
+    found = run(example, blocks)
+    monkeypatch.setattr(Lone, "of", lambda *_: None)
+    for name, expected in run(example, blocks).items():
+        np.testing.assert_allclose(found[name], expected, rtol=0, atol=2e-6, err_msg=name)
+        assert (found[name] != expected).any()  # in another order
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,10 @@ COMPILED = [
     *(Example(length=77, heads=8, width=width, dtype="bfloat16", causal=True) for width in attending.WIDTHS),
     *(Example(length=77, dtype=dtype, **dict.fromkeys(MASKS, True)) for dtype in attending.DTYPES),
     *(Example(length=50, heads=3, dtype="bfloat16", **{mask: True}) for mask in MASKS),
+    *(
+        Example(length=257, heads=3, width=72, dtype=dtype, **dict.fromkeys(MASKS[1:], True))
+        for dtype in attending.DTYPES
+    ),
     Example(length=729, heads=16, width=72, dtype="bfloat16"),
     Example(length=1024, dtype="bfloat16"),
     Example(length=197, heads=12, dtype="bfloat16", norm=True, rope=True),
