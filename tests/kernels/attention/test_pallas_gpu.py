@@ -253,15 +253,15 @@ def test_a_tower_trains_with_them_in_micro_batches(monkeypatch):
     assert errors[0] < 1.1 * errors[1]
 
 
-def race(monkeypatch, capfd, length, width):
-    """Whether warpgroups touch the same memory at the same time: two of them, several tiles, padding to
-    clear, so everything that one writes and another reads. Else the results are right."""
+def race(monkeypatch, capfd, length, width, **masks):
+    """Whether warpgroups touch the same memory at the same time: two of them, and several tiles; else the
+    results are right."""
     monkeypatch.setattr(pallas_gpu, "_interpreter", lambda _: plgpu.InterpretGPUParams(detect_races=True))
-    example = Example(dtype="bfloat16", heads=1, length=length, width=width, lengths=True)
+    example = Example(dtype="bfloat16", heads=1, length=length, width=width, **masks)
     q, k, v, gradient = (jnp.asarray(x) for x in example.poisoned)
-    arrays = Arrays(q, k, v, lengths_B=jnp.asarray(example.options["lengths"]))
+    arrays = Arrays(q, k, v, lengths_B=example.options.get("lengths"))
     split = pallas_gpu_splits.Warpgroups(forward=2, backward=2)
-    sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, lengths=True)
+    sizes = case(queries=length, keys=length, heads=1, width=width, scale=width**-0.5, **masks)
     how = dict(interpret=True, split=split)
     try:
         output, kept = pallas_gpu.forward(sizes, arrays, **how)
@@ -282,8 +282,10 @@ def race(monkeypatch, capfd, length, width):
 @needs_interpreter
 @quiet
 @pytest.mark.parametrize("length, width", [(70, 64), (129, 72)])  # five products, and in two sweeps
-def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
-    assert not race(monkeypatch, capfd, length, width)
+# With padding to clear and sums of rows made of weights; of the output, with positions that are compared.
+@pytest.mark.parametrize("mask", ("lengths", "causal"))
+def test_warpgroups_do_not_race(monkeypatch, capfd, length, width, mask):
+    assert not race(monkeypatch, capfd, length, width, **{mask: True})
 
 
 @needs_interpreter
@@ -291,4 +293,4 @@ def test_warpgroups_do_not_race(monkeypatch, capfd, length, width):
 def test_a_race_would_be_seen(monkeypatch, capfd):
     """Of warpgroups that do not wait for each other."""
     monkeypatch.setattr(pallas_gpu_backward, "meet", lambda _: None)
-    assert race(monkeypatch, capfd, 70, 64)
+    assert race(monkeypatch, capfd, 70, 64, lengths=True)
