@@ -42,8 +42,9 @@ QUICK = covering(
 QUICK += [
     Example(length=17, heads=16, width=80, dtype="bfloat16", lengths=True),
     Example(length=197, heads=2, width=64, dtype="bfloat16", kv_len=True),
-    # One query more than whole tiles of a TPU's lanes.
-    Example(length=129, heads=3, width=64, lengths=True, segments=True, causal=True),
+    # One query more than whole tiles of a TPU's lanes; seen, and as padding.
+    Example(length=129, heads=3, width=64, segments=True, causal=True),
+    Example(length=129, heads=2, width=64, dtype="bfloat16"),
     Example(length=134, heads=16, width=72, dtype="bfloat16", kv_len=True, lengths=True),
     # More queries than a grid step of a TPU takes.
     Example(length=1030, heads=1, width=64, lengths=True, norm=True, rope=True),
