@@ -1,4 +1,5 @@
-"""Attention on Hopper, backward: five products, no atomics, so that two runs are equal to the bit.
+"""Attention on Hopper, backward: five products (seven where sums of rows are made of pairs), no atomics, so
+that two runs are equal to the bit.
 
 A warpgroup owns tiles of keys and keeps their dK and dV in registers while the tiles of queries pass, scores
 and all else transposed. What it finds of dS goes to shared memory, from which the warpgroups in turn make a
@@ -40,8 +41,6 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         q_barrier, k_barrier, all_barrier, full, free = memory["barriers"]
         segments, shift, delta, ds = (memory[name] for name in ("segments", "shift", "delta", "ds"))
         limit = block.limit(lengths_ref, b)
-        places = block.numbered(memory["places"], me)
-        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
 
         @pl.when(me == 0)
         def _():
@@ -50,10 +49,13 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             plgpu.copy_gmem_to_smem(shift_ref.at[b, n], shift, k_barrier)
             for ref, x in ((k_ref, k), (v_ref, v)):
                 block.load(ref, x, (b, n), 0, k_barrier)
+            by_tiles = [(q_ref, q), (do_ref, do)] if of_pairs else [(q_ref, q), (do_ref, do), (o_ref, o)]
             for step in range(block.steps):
-                for ref, x in ((q_ref, q), (do_ref, do), (o_ref, o))[: 2 if of_pairs else 3]:
+                for ref, x in by_tiles:
                     block.load(ref, [p.at(step) for p in x], (b, n), step * T, q_barrier.at[step])
 
+        places = block.numbered(memory["places"], me)
+        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
         plgpu.barrier_wait(k_barrier)
         if waits:
             for step in range(block.steps):
@@ -74,9 +76,9 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
             if not waits:
                 plgpu.barrier_wait(q_barrier.at[step])
             zero = forgotten(step)
-            sums_T = delta.at[pl.ds((step if of_pairs else me) * T, T)]
+            sums_ref = delta.at[pl.ds((step if of_pairs else me) * T, T)]
             if not of_pairs:
-                sums_T[...] = row_sums.of_tiles([x.at(step) for x in o], [x.at(step) for x in do])
+                sums_ref[...] = row_sums.of_tiles([x.at(step) for x in o], [x.at(step) for x in do])
             sums = list(sums)
             for i, (dk_TP, dv_TP) in enumerate(sums):
                 key = pl.multiple_of((i * block.warpgroups + me + zero) * T, T)
@@ -85,7 +87,7 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
                 p_TT = block.weights(score, step * T, key, query_axis=1, end=end, **masked)
                 weight = block.factor(p_TT.astype(case.dtype), memory["stage"], me)
                 dv_TP = block.accumulate(onto(weight, do, step), *dv_TP)
-                [slope_TT] = block.accumulate(onto_transpose(v, rows, do, step), -spread(sums_T, (T, T), 1))
+                [slope_TT] = block.accumulate(onto_transpose(v, rows, do, step), -spread(sums_ref, (T, T), 1))
                 if i == 0:
                     pl.when(step > 0)(lambda: plgpu.barrier_wait(free))
                 ds.at[zero, rows][...] = (p_TT * slope_TT).astype(case.dtype)

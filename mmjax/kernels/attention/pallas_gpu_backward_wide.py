@@ -1,8 +1,9 @@
 """Attention on Hopper, backward, for heads whose gradients do not fit the registers all at once.
 
-In two sweeps, so that scores and slopes are made twice, seven products in all: first the tiles of queries,
-one by one, against all keys for dQ; then the tiles of keys against all queries for dK and dV. A warpgroup
-needs nothing of what another one finds: two runs are equal to the bit. Letters: `pallas_gpu_tiles.py`.
+In two sweeps, so that scores and slopes are made twice, seven products in all, nine where sums of rows are
+made of pairs: first the tiles of queries, one by one, against all keys for dQ; then the tiles of keys against
+all queries for dK and dV. A warpgroup needs nothing of what another one finds: two runs are equal to the bit.
+Letters: `pallas_gpu_tiles.py`.
 """
 
 import jax
@@ -28,18 +29,18 @@ def backward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR, o_BSNK, shif
         segments, shift, delta = (memory[name] for name in ("segments", "shift", "delta"))
         copied, all_barrier = memory["barriers"]
         limit = block.limit(lengths_ref, b)
-        places = block.numbered(memory["places"], me)
-        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
 
         @pl.when(me == 0)
         def _():
             if case.segments:
                 plgpu.copy_gmem_to_smem(segments_ref.at[b], segments, copied)
-            for ref, x in ((shift_ref, shift), (delta_ref, delta))[: 1 if of_pairs else 2]:
+            for ref, x in ((shift_ref, shift),) if of_pairs else ((shift_ref, shift), (delta_ref, delta)):
                 plgpu.copy_gmem_to_smem(ref.at[b, n], x, copied)
             for ref, x in ((q_ref, q), (k_ref, k), (v_ref, v), (do_ref, do)):
                 block.load(ref, x, (b, n), 0, copied)
 
+        places = block.numbered(memory["places"], me)
+        masked = dict(shift=shift, limit=limit, segments=segments, places=places)
         plgpu.barrier_wait(copied)
         if block.is_padded:
             for start in range(0, R, T):

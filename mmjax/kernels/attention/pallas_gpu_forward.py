@@ -25,7 +25,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
         q, k, v = block.views(memory["q"], memory["k"], memory["v"])
         q_barrier, k_barrier, v_barrier, all_barrier = memory["barriers"]
         segments, shift = memory["segments"], memory["shift"]
-        limit, places = block.limit(lengths_ref, b), block.numbered(memory["places"], me)
+        limit = block.limit(lengths_ref, b)
 
         @pl.when(me == 0)
         def _():
@@ -36,6 +36,7 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
                 block.load(q_ref, [x.at(step) for x in q], (b, n), step * T, q_barrier.at[step])
             block.load(v_ref, v, (b, n), 0, v_barrier)
 
+        masks = dict(limit=limit, segments=segments, places=block.numbered(memory["places"], me))
         plgpu.barrier_wait(k_barrier)
         plgpu.barrier_wait(v_barrier)
         if block.is_padded:
@@ -50,7 +51,6 @@ def forward(block, q_BSNK, k_BSNK, v_BSNK, lengths_B, segments_BR):
             plgpu.barrier_wait(q_barrier.at[step])
 
             [s_TR] = products(onto_transpose(q, step, k, every), (T, R))
-            masks = dict(limit=limit, segments=segments, places=places)
             seen_TR = block.seen((T, R), step * T, 0, query_axis=0, end=R, **masks)
             if seen_TR is not None:
                 s_TR = jnp.where(seen_TR, s_TR, -jnp.inf)

@@ -1,9 +1,9 @@
 """What a row of dS subtracts from its slopes dP: their mean, by the row's weights.
 
 That is dO x O (Dao et al. 2022, arXiv:2205.14135, appendix B.2), of tensors that are there already, but O is
-rounded. The share of this in the error of dS falls as one over the root of the keys that a query sees: of a
-handful it is most of it, so that there the mean is made of weights and slopes, at the cost of two products
-more. Letters as in `pallas_gpu_tiles.py`.
+rounded. By that gradients by queries and keys are half as far off again as they need be where a query sees
+two keys, and a sixth at five. For so few the mean is made of weights and slopes, in two products more, and O
+is not read. Letters as in `pallas_gpu_tiles.py`.
 """
 
 import jax.numpy as jnp

@@ -23,12 +23,11 @@ from jax.experimental import pallas as pl
 
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.tpu_blocks import Blocks
-from mmjax.kernels.attention.tpu_lone import Lone
+from mmjax.kernels.attention.tpu_lone import Lone, LoneGradients
 from mmjax.kernels.attention.tpu_masks import Masks, Side
 from mmjax.kernels.attention.tpu_preparation import Preparation
-from mmjax.kernels.attention.tpu_products import product
+from mmjax.kernels.attention.tpu_products import ROWS, product
 
-_ONES = 16  # rows of a tile of bfloat16
 _SUBLANES = 8  # rows of a register
 
 
@@ -51,7 +50,7 @@ def forward(*refs, case: Case, blocks: Blocks):
         k_TK = _upright(k_KT, k_ref, case)
     else:
         k_TK = _rows(masks.keys, k_ref, case)
-    ones_T = jnp.ones((_ONES, masks.keys.count), case.dtype)
+    ones_T = jnp.ones((ROWS, masks.keys.count), case.dtype)
     # The softmax' sum is the last product's, too: a row of ones costs less than adding up the weights.
     v_KT = [jnp.concatenate([x_KT, ones_T]) for x_KT in _columns(masks.keys, v_ref, case, clear=True)]
 
@@ -119,20 +118,19 @@ def backward(*refs, case: Case, blocks: Blocks):
         dk_KT[head].append(product(q_KS[head][:, part], ds_TQ, 1))
         return product(k_KT[head], ds_TQ) * case.scale
 
-    last_1X = more_by_keys = more_by_values = None
+    last = LoneGradients()
     if lone:
-        packs = (_packs(masks.keys, ref, clear=True) for ref in (q_ref, k_ref, v_ref, g_ref))
-        last_1X, more_by_keys, more_by_values = lone.gradients(*packs)
+        last = lone.gradients(*(_packs(masks.keys, x, clear=True) for x in (q_ref, k_ref, v_ref, g_ref)))
     dq_KQ = _in_turns(units, blocks.ahead, scores, products, slopes, gradients)
     by_queries = _joined(units, dq_KQ)
     by_keys, by_values = ([sum(parts[1:], parts[0]) for parts in heads] for heads in (dk_KT, dv_KT))
     by_keys = [x_KT * case.scale for x_KT in by_keys]
     if preparation:
         by_queries, by_keys = _pulled(preparation, given, (by_queries, by_keys), *others)
-    _put(masks.queries, dq_ref, by_queries, last_1X=last_1X)
+    _put(masks.queries, dq_ref, by_queries, last_1X=last.by_queries_1X)
     if blocks.step is None:
-        _put(masks.keys, dk_ref, by_keys, more=more_by_keys)
-        _put(masks.keys, dv_ref, by_values, more=more_by_values)
+        _put(masks.keys, dk_ref, by_keys, more=last.by_keys)
+        _put(masks.keys, dv_ref, by_values, more=last.by_values)
     else:
         _add_up(masks.keys, (dk_ref, dv_ref), (by_keys, by_values), *others)
 

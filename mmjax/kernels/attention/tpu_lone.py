@@ -12,6 +12,7 @@ side; H a row for each head.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -19,14 +20,22 @@ from jax import lax
 from mmjax.kernels.attention.case import Case
 from mmjax.kernels.attention.tpu_blocks import LANES, Blocks
 from mmjax.kernels.attention.tpu_masks import Masks
-from mmjax.kernels.attention.tpu_products import product
+from mmjax.kernels.attention.tpu_products import ROWS, product
 
-_ROWS = 16  # of a tile of bfloat16
+
+class LoneGradients(NamedTuple):
+    """By the queries, of each pack; what is to be added to those by keys and by values are functions of a
+    pack's index to [T, X]. None: of no such query."""
+
+    by_queries_1X: Any = None
+    by_keys: Any = None
+    by_values: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Lone:
     case: Case
+    rows: int  # H, whole tiles of them
     hide: Callable  # puts scores [H, T] of what the query does not see out of reach
 
     @classmethod
@@ -34,18 +43,16 @@ class Lone:
         """None where the last query shares tiles with those before it."""
         is_left_over = masks.queries.count % LANES == 1 < masks.queries.count
         # Prepared, heads lie below each other.
-        if not is_left_over or blocks.step is not None or blocks.heads > _ROWS or case.norm or case.rope:
+        if not is_left_over or blocks.step is not None or case.norm or case.rope:
             return None
-        return cls(case, masks.of_last())
+        return cls(case, -(-blocks.heads // ROWS) * ROWS, masks.of_last())
 
     def output(self, q_SX, k_TX, v_TX):
         """[1, X] of each pack."""
         w_HT = self._weights(self._rows(q_SX), k_TX)
         return self._own(w_HT, v_TX)
 
-    def gradients(self, q_SX, k_TX, v_TX, g_SX):
-        """By the queries, [1, X] of each pack; and functions of a pack's index to what is to be added to its
-        gradients by keys and by values, [T, X]."""
+    def gradients(self, q_SX, k_TX, v_TX, g_SX) -> LoneGradients:
         q_HX, g_HX = self._rows(q_SX), self._rows(g_SX)
         w_HT, dw_HT = self._weights(q_HX, k_TX), _over_packs(g_HX, v_TX)
         ds_HT = w_HT * (dw_HT - (w_HT * dw_HT).sum(1, keepdims=True)) * self.case.scale
@@ -54,7 +61,7 @@ class Lone:
             x_TH = x_HT.T.astype(self.case.dtype)
             return lambda i: product(x_TH, packs_HX[i])
 
-        return self._own(ds_HT, k_TX), of_pack(ds_HT, q_HX), of_pack(w_HT, g_HX)
+        return LoneGradients(self._own(ds_HT, k_TX), of_pack(ds_HT, q_HX), of_pack(w_HT, g_HX))
 
     def _weights(self, q_HX, k_TX):
         s_HT = self.hide(_over_packs(q_HX, k_TX) * (self.case.scale * math.log2(math.e)))
@@ -74,7 +81,7 @@ class Lone:
         """float32 [H, X] of each pack: rows, or one for all, with zeros where columns are of other heads."""
         found = []
         for i, x_X in enumerate(packs_X):
-            shape = (_ROWS, x_X.shape[1])
+            shape = (self.rows, x_X.shape[1])
             column_HX = i * shape[1] + lax.broadcasted_iota(jnp.int32, shape, 1)
             own_HX = column_HX - lax.broadcasted_iota(jnp.int32, shape, 0) * self.case.width
             is_own_HX = (own_HX >= 0) & (own_HX < self.case.width)

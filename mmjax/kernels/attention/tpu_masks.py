@@ -71,15 +71,11 @@ class Masks:
         return [self._hide(part, ids_T1) for part in parts]
 
     def of_last(self):
-        """The same for scores [H, T] of the last query, which sees all before it. H: heads."""
-        seen = []
-        if self.keys.limit is not None:
-            seen.append(self.keys.numbers((1, self.keys.count), 1) < self.keys.limit)
-        if self.ids_1T is not None:
-            seen.append(self.ids_1T == self.ids_1T[:, -1:])
-        if not seen:
+        """The same for scores [H, T] of the last query, in H heads: it sees all before it, and is padding
+        itself where any of them is."""
+        if self.ids_1T is None:
             return lambda s_HT: s_HT
-        seen_1T = functools.reduce(jnp.logical_and, seen)
+        seen_1T = self.ids_1T == self.ids_1T[:, -1:]
         return lambda s_HT: jnp.where(seen_1T, s_HT, _MASKED)
 
     def _hide(self, part, ids_T1):

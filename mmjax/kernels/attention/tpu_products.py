@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jax import lax
 
+ROWS = 16  # of a tile of bfloat16
+
 
 def product(x, y, axis=0):
     """x times y, of which `axis` is summed over. The MXU rounds float32 unless asked not to."""
